@@ -1,0 +1,24 @@
+"""One embedded object store for the whole test run, shared by its processes; buckets of its own for each test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.lab import Lab, make_lab
+
+
+@pytest.fixture(scope="session")
+def store_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state directory of the run's object store: the same for every worker process."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / ".ursa"
+
+
+@pytest.fixture
+def lab(store_state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """A profile with two empty buckets, an initialised catalog, and empty source directories `nas` and `usb`."""
+    monkeypatch.setenv("DAGSTER_HOME", str(store_state / "dagster"))
+    return make_lab(store_state, tmp_path)

@@ -1,0 +1,94 @@
+"""A small lab for tests: a profile of its own on the embedded store, and the invariants that hold whatever happens."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from ursa_pipelines import DataInterface
+from ursa_pipelines.embedded.store import open_store
+from ursa_pipelines.objects.keys import recording_prefix
+from ursa_pipelines.objects.store import Bucket, Endpoint
+from ursa_pipelines.objects.stored import read_stored
+from ursa_pipelines.recordings.merge import merge_manifests
+
+
+@dataclass(frozen=True)
+class Lab:
+    """`data` may write; `raw` and `assets` are its buckets; `config` is the profile, for further interfaces."""
+
+    config: Path
+    data: DataInterface
+    raw: Bucket
+    assets: Bucket
+    nas: Path
+    usb: Path
+
+    def interface(self, *, writes: bool = True) -> DataInterface:
+        """A further interface to the same profile, as another process would open it."""
+        data = DataInterface(config_path=self.config)
+        if writes:
+            data.enable_writes(roles=("assets_rw", "raw_rw"))
+        return data
+
+    def objects(self, rec_id: str) -> dict[str, str]:
+        """Path to ETag of everything stored of a recording."""
+        prefix = recording_prefix(rec_id)
+        return {info.key.removeprefix(prefix): info.etag for info in self.raw.list_objects(prefix)}
+
+    def everything(self) -> dict[str, str]:
+        """Key to ETag of every object of recordings, markers and catalog."""
+        return {
+            f"{bucket.name}/{info.key}": info.etag
+            for bucket, prefixes in ((self.raw, ("recordings/", "manifests/")), (self.assets, ("ursa/",)))
+            for prefix in prefixes
+            for info in bucket.list_objects(prefix)
+        }
+
+    def check_invariants(self) -> None:
+        """No row without its bytes, no wrong bytes, no two rows for one recording (DESIGN section 11)."""
+        rows = self.data.list_recordings()
+        rec_ids = [row.rec_id for row in rows]
+        assert len(set(rec_ids)) == len(rec_ids)
+        for row in rows:
+            assert row.rec_id is not None
+            stored = read_stored(self.raw, row.rec_id)
+            merged = merge_manifests(row.rec_id, stored.manifests)
+            assert merged is not None
+            for path, info in stored.segments.items():
+                body, _ = self.raw.get(info.key)
+                assert hashlib.sha256(body).hexdigest() == merged.files[path].sha256
+            assert self.data.verify(row.rec_id).problems == ()
+
+
+def make_lab(state: Path, directory: Path) -> Lab:
+    """A lab with buckets of its own in the store of `state`, its sources below `directory`."""
+    name = secrets.token_hex(6)
+    buckets = {"raw": f"raw-{name}", "assets": f"assets-{name}"}
+    nas, usb = directory / "nas", directory / "usb"
+    for source in (nas, usb):
+        source.mkdir()
+        (source / "README.txt").write_text("mounted\n")
+    config = directory / "profile.yaml"
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "name": "lab",
+                "family": "local",
+                "store": "embedded",
+                "buckets": buckets,
+                "sources": [{"name": "nas", "path": str(nas)}, {"name": "usb", "path": str(usb)}],
+                "settings": {"quiet_period": 5, "reconstruct_after": 5, "reconstruct_after_bucket": 5},
+            }
+        )
+    )
+    store = open_store(state, tuple(buckets.values()))
+    endpoint = Endpoint(store.endpoint, "auto", lambda: (store.access_key_id, store.secret_access_key, None))
+    data = DataInterface(config_path=config)
+    data.enable_writes(roles=("assets_rw", "raw_rw"))
+    assert data.catalog.prefix
+    return Lab(config, data, Bucket(buckets["raw"], endpoint), Bucket(buckets["assets"], endpoint), nas, usb)

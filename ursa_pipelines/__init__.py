@@ -1,0 +1,56 @@
+"""Recordings off a NAS or USB drive into object storage and a catalog.
+
+`from ursa_pipelines import DataInterface` is the Python door; `ursa` the command; `ursa dev` the Dagster UI.
+Names are loaded on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ursa_pipelines.catalog.query import QueryResult, QueryResultList
+    from ursa_pipelines.errors import UrsaError
+    from ursa_pipelines.ingest.batch import BatchItem
+    from ursa_pipelines.ingest.context import UploadProgress
+    from ursa_pipelines.ingest.register import IngestResult
+    from ursa_pipelines.interface import DataInterface
+    from ursa_pipelines.objects.download import DownloadProgress
+    from ursa_pipelines.recordings.rows import ModalityRow, ParticipantRow, RecordingRow, StorageFormat
+
+_HOMES = {
+    "BatchItem": "ursa_pipelines.ingest.batch",
+    "DataInterface": "ursa_pipelines.interface",
+    "DownloadProgress": "ursa_pipelines.objects.download",
+    "IngestResult": "ursa_pipelines.ingest.register",
+    "ModalityRow": "ursa_pipelines.recordings.rows",
+    "ParticipantRow": "ursa_pipelines.recordings.rows",
+    "QueryResult": "ursa_pipelines.catalog.query",
+    "QueryResultList": "ursa_pipelines.catalog.query",
+    "RecordingRow": "ursa_pipelines.recordings.rows",
+    "StorageFormat": "ursa_pipelines.recordings.rows",
+    "UploadProgress": "ursa_pipelines.ingest.context",
+    "UrsaError": "ursa_pipelines.errors",
+}
+
+__all__ = [
+    "BatchItem",
+    "DataInterface",
+    "DownloadProgress",
+    "IngestResult",
+    "ModalityRow",
+    "ParticipantRow",
+    "QueryResult",
+    "QueryResultList",
+    "RecordingRow",
+    "StorageFormat",
+    "UploadProgress",
+    "UrsaError",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

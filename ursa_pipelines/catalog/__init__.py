@@ -1,0 +1,1 @@
+"""Rows about recordings: pointer, entries, conflict policies, reads."""

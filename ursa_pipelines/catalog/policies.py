@@ -1,0 +1,252 @@
+"""What happens to a row that exists: the conflict policies, as pure functions (DESIGN section 6, table).
+
+Each takes the rows as they stand (None if there are none) and gives the rows as they shall be; giving back what it
+got means that nothing is written. `extend`, `merge_participants` and the merge of an ingest commute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Literal
+
+from ursa_pipelines.errors import CatalogConflict, CatalogRowExists, CatalogRowNotFound, RecordingConflict
+from ursa_pipelines.recordings.rows import (
+    IngestionStatus,
+    ModalityRow,
+    ParticipantRow,
+    RecordingRow,
+    Row,
+    Rows,
+)
+
+RecordingPolicy = Literal["error", "extend", "merge_participants", "overwrite"]
+ModalityPolicy = Literal["error", "overwrite"]
+Resolve = Callable[[Rows | None], Rows]
+
+
+def register_recording(row: RecordingRow, policy: RecordingPolicy) -> Resolve:
+    """The policy of one `register_recording` call. Raises `ValueError` for a policy that does not exist."""
+    if policy not in {"error", "extend", "merge_participants", "overwrite"}:
+        raise ValueError(f"on_conflict={policy!r}: there are error, extend, merge_participants and overwrite")
+
+    def resolve(existing: Rows | None) -> Rows:
+        if existing is None:
+            return Rows(row, (), _with_participants((), row))
+        old = existing.recording
+        _require_same_rec_id(old, row)
+        if policy == "error":
+            _require_equal(old, row, CatalogRowExists)
+            return existing
+        if policy == "extend":
+            new = _extended(old, row.duration)
+        elif policy == "merge_participants":
+            _require_equal(old, row, CatalogConflict, ignoring={"participant_ids"})
+            new = old.model_copy(update={"participant_ids": sorted({*old.participant_ids, *row.participant_ids})})
+        else:
+            metadata = {**({"manifest_recording_id": old.rec_id} if old.rec_id else {}), **(row.metadata or {})}
+            new = row.model_copy(update={"metadata": metadata or None})
+            if new.comparable() == old.comparable():
+                return existing
+        if new == old:
+            return existing
+        return replace(existing, recording=new, participants=_with_participants(existing.participants, new))
+
+    return resolve
+
+
+def register_modality(row: ModalityRow, policy: ModalityPolicy) -> Resolve:
+    """The policy of one `register_modality` call. Raises `ValueError` for a policy that does not exist."""
+    if policy not in {"error", "overwrite"}:
+        raise ValueError(f"on_conflict={policy!r}: register_modality knows only error and overwrite")
+
+    def resolve(existing: Rows | None) -> Rows:
+        if existing is None:
+            raise CatalogRowNotFound(f"there is no recording {row.recording_hash} to add a modality to")
+        others = [other for other in existing.modalities if other.primary_key != row.primary_key]
+        old = next((other for other in existing.modalities if other.primary_key == row.primary_key), None)
+        if old is not None:
+            if old.comparable() == row.comparable():
+                return existing
+            if policy == "error":
+                _require_equal(old, row, CatalogRowExists)
+        return replace(existing, modalities=_sorted([*others, row]))
+
+    return resolve
+
+
+def ingest(new: Rows, *, overwrite: bool) -> Resolve:
+    """The policy of an ingest, whose rows come from the union of the manifests it knows.
+
+    Without `overwrite` what only adds (a late half, files, a participant) is merged, and any other difference is
+    `CatalogRowExists`. With it, what this source describes is replaced; what other nodes brought stays.
+    """
+
+    def resolve(existing: Rows | None) -> Rows:
+        if existing is None:
+            return new
+        _require_same_rec_id(existing.recording, new.recording)
+        merged = _overwritten(existing, new) if overwrite else _added(existing, new)
+        return existing if _comparable(merged) == _comparable(existing) else merged
+
+    return resolve
+
+
+def _added(existing: Rows, new: Rows) -> Rows:
+    unseen_nodes = _nodes(existing) - _nodes(new)
+    modalities = {row.primary_key: row for row in existing.modalities}
+    grown = bool(_nodes(new) - _nodes(existing))
+    for row in new.modalities:
+        old = modalities.get(row.primary_key)
+        if old is None or _covers(row, old):
+            grown = grown or old is None or old.segment_count < row.segment_count
+            modalities[row.primary_key] = row if old is None or old.comparable() != row.comparable() else old
+        elif not (_is_processed_from(old, row) or (unseen_nodes and _covers(old, row))):
+            _require_equal(old, row, CatalogRowExists)
+    before, after = existing.recording, new.recording
+    start, end = min(before.start_time, after.start_time), _latest(before, after)
+    if not unseen_nodes and not (grown and start == after.start_time and end == after.ended_at):
+        _require_equal(before, after, CatalogRowExists, ignoring={"participant_ids", "device_info"})
+    device_info = dict(before.device_info or {})
+    for key, value in (after.device_info or {}).items():
+        if device_info.setdefault(key, value) != value:
+            _require_equal(before, after, CatalogRowExists, ignoring={"participant_ids"})
+    recording = before.model_copy(
+        update={
+            "participant_ids": sorted({*before.participant_ids, *after.participant_ids}),
+            "start_time": start,
+            "ended_at": end,
+            "duration": max(end - start, timedelta(0)) if end else before.duration,
+            "device_info": device_info or None,
+            "metadata": _merged_metadata(before, after, bool(unseen_nodes)),
+        }
+    )
+    return Rows(recording, _sorted(modalities.values()), _merged_participants(existing.participants, new.participants))
+
+
+def _overwritten(existing: Rows, new: Rows) -> Rows:
+    unseen_nodes = _nodes(existing) - _nodes(new)
+    described = {row.primary_key for row in new.modalities}
+    kept = [
+        row
+        for row in existing.modalities
+        if row.primary_key not in described and set((row.metadata or {}).get("nodes", ())) & unseen_nodes
+    ]
+    participants = existing.participants if unseen_nodes or not new.participants else ()
+    merged_participants = _merged_participants(participants, new.participants)
+    before, after = existing.recording, new.recording
+    update: dict[str, Any] = {"participant_ids": sorted(row.participant_id for row in merged_participants)}
+    if unseen_nodes:
+        start, end = min(before.start_time, after.start_time), _latest(before, after)
+        update |= {
+            "start_time": start,
+            "ended_at": end,
+            "duration": max(end - start, timedelta(0)) if end else after.duration,
+            "device_info": {**(before.device_info or {}), **(after.device_info or {})} or None,
+            "metadata": _merged_metadata(before, after, True),
+        }
+    return Rows(after.model_copy(update=update), _sorted([*kept, *new.modalities]), merged_participants)
+
+
+def _extended(old: RecordingRow, duration: timedelta) -> RecordingRow:
+    if duration <= old.duration:
+        return old
+    return old.model_copy(update={"duration": duration, "ended_at": old.start_time + duration})
+
+
+def _covers(larger: ModalityRow, smaller: ModalityRow) -> bool:
+    ignoring = {"segment_count", "bytes"}
+    return (
+        not _differing(larger, smaller, ignoring)
+        and larger.segment_count >= smaller.segment_count
+        and larger.bytes >= smaller.bytes
+    )
+
+
+def _is_processed_from(old: ModalityRow, raw: ModalityRow) -> bool:
+    return old.ingestion_status is not IngestionStatus.RAW and old.raw_storage_uri == raw.raw_storage_uri
+
+
+def _latest(before: RecordingRow, after: RecordingRow):
+    return max((moment for moment in (before.ended_at, after.ended_at) if moment), default=None)
+
+
+def _nodes(rows: Rows) -> set[str]:
+    return set((rows.recording.metadata or {}).get("nodes", ()))
+
+
+def _merged_metadata(before: RecordingRow, after: RecordingRow, has_unseen_nodes: bool) -> dict[str, Any]:
+    merged = {**(before.metadata or {}), **(after.metadata or {})}
+    if has_unseen_nodes:
+        old, new = before.metadata or {}, after.metadata or {}
+        merged["nodes"] = sorted({*old.get("nodes", ()), *new.get("nodes", ())})
+        missing = {*old.get("nodes_missing", ()), *new.get("nodes_missing", ())}
+        merged["nodes_missing"] = sorted(missing - set(merged["nodes"]))
+    return merged
+
+
+def _merged_participants(
+    old: tuple[ParticipantRow, ...], new: tuple[ParticipantRow, ...]
+) -> tuple[ParticipantRow, ...]:
+    merged = {row.participant_id: row for row in old}
+    for row in new:
+        known = merged.get(row.participant_id)
+        if known is None:
+            merged[row.participant_id] = row
+        else:
+            merged[row.participant_id] = known.model_copy(
+                update={
+                    "enrolled_at": min(known.enrolled_at, row.enrolled_at),
+                    "metadata": {**(row.metadata or {}), **(known.metadata or {})} or None,
+                }
+            )
+    return tuple(merged[key] for key in sorted(merged))
+
+
+def _with_participants(known: tuple[ParticipantRow, ...], recording: RecordingRow) -> tuple[ParticipantRow, ...]:
+    ids = {row.participant_id for row in known}
+    unnamed = tuple(
+        ParticipantRow(participant_id=key, enrolled_at=recording.start_time)
+        for key in recording.participant_ids
+        if key not in ids
+    )
+    return _merged_participants(known, unnamed)
+
+
+def _sorted(rows) -> tuple[ModalityRow, ...]:
+    return tuple(sorted(rows, key=lambda row: (row.modality, row.worker_id or "")))
+
+
+def _comparable(rows: Rows) -> list[dict[str, Any]]:
+    return [row.comparable() for row in (rows.recording, *rows.modalities, *rows.participants)]
+
+
+def _differing(one: Row, other: Row, ignoring: set[str] = frozenset()) -> list[str]:  # type: ignore[assignment]
+    left, right = one.comparable(), other.comparable()
+    return sorted(key for key in left.keys() | right.keys() if key not in ignoring and left.get(key) != right.get(key))
+
+
+def _require_equal(
+    old: Row,
+    new: Row,
+    error: type[CatalogConflict],
+    ignoring: set[str] = frozenset(),  # type: ignore[assignment]
+) -> None:
+    fields = _differing(old, new, ignoring)
+    if not fields:
+        return
+    problem = f"the {old.table} row exists with other values in {', '.join(fields)}"
+    recording = old.rec_id if isinstance(old, RecordingRow) else None
+    if error is CatalogRowExists:
+        raise CatalogRowExists(problem, table=old.table, primary_key=old.primary_key, recording=recording)
+    raise error(problem, recording=recording)
+
+
+def _require_same_rec_id(old: RecordingRow, new: RecordingRow) -> None:
+    if old.rec_id and new.rec_id and old.rec_id != new.rec_id:
+        raise RecordingConflict(
+            f"the same content is already catalogued as {old.rec_id}",
+            recording=new.rec_id,
+            remedy=f"Check whether this directory is a renamed copy of {old.rec_id}; nothing was registered.",
+        )

@@ -1,0 +1,20 @@
+"""The two directories that stand for a NAS and a USB drive on the local profile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ursa_pipelines.ingest.sources import Source
+
+_README = """Put recording directories rec_<YYYYMMDD>_<HHMMSS>_<hex>/ here.
+With `ursa dev` running they are ingested as soon as they have settled.
+"""
+
+
+def ensure_local_sources(sources: Iterable[Source]) -> None:
+    """Creates the directories if they are not there, each with a note in it, since an empty one counts as unmounted."""
+    for source in sources:
+        source.root.mkdir(parents=True, exist_ok=True)
+        note = source.root / "README.txt"
+        if not note.exists():
+            note.write_text(_README)

@@ -1,0 +1,278 @@
+"""Every error that `ursa_pipelines` raises on purpose.
+
+Each one names the recording, the place and the remedy, because its text is what an operator reads
+on a Dagster page. `Retryable` errors pass by themselves or with time; all others need somebody to act.
+"""
+
+from __future__ import annotations
+
+
+class UrsaError(Exception):
+    """Base of all errors of this package.
+
+    Attributes: `problem` (what is wrong), `recording` (rec_id or None), `place` (file, key or manifest
+    field, or None) and `remedy` (what to do next). `str()` gives them as one sentence each.
+    """
+
+    remedy = "Run `ursa doctor` and read the line that fails."
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        recording: str | None = None,
+        place: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.recording = recording
+        self.place = place
+        self.remedy = remedy or type(self).remedy
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        where = ": ".join(part for part in (self.recording, self.place) if part)
+        told = f"{where}: {self.problem}" if where else self.problem
+        return f"{told.rstrip('.')}. {self.remedy}"
+
+    def __reduce__(self):
+        return _rebuild, (type(self), self.problem, dict(self.__dict__))
+
+
+def _rebuild(cls: type[UrsaError], problem: str, state: dict) -> UrsaError:
+    error = cls.__new__(cls)
+    Exception.__init__(error, problem)
+    error.__dict__.update(state)
+    return error
+
+
+class Retryable(UrsaError):
+    """Nothing is wrong with the recording; the same call may succeed later."""
+
+    remedy = "Run it again; what was already done is not repeated."
+
+
+# What is wrong with a recording or its manifest
+
+
+class RecordingRefused(UrsaError):
+    """The recording as it stands must not be ingested. Nothing of it was registered."""
+
+    remedy = "Mend the recording directory, then run it again."
+
+
+class RecordingIdInvalid(RecordingRefused):
+    """A name is not `rec_<YYYYMMDD>_<HHMMSS>_<hex>` with a real calendar time."""
+
+    remedy = "Rename the directory to the id that the rig gave the recording."
+
+
+class ManifestNotFound(RecordingRefused):
+    """A manifest that was asked for by name or needed is not there."""
+
+    remedy = "Run `ursa reconstruct` for this recording, or leave `manifest_path` out."
+
+
+class ManifestInvalid(RecordingRefused):
+    """A manifest breaks a rule of its format (DESIGN section 3); `place` names the field."""
+
+    remedy = "Ask the rig's owner for the manifest as it was written, or move it away to have it reconstructed."
+
+
+class ManifestConflict(ManifestInvalid):
+    """Two manifests of one recording contradict one another."""
+
+    remedy = "Find out which of the two is right; move the other out of the recording directory."
+
+
+class ParticipantInvalid(RecordingRefused):
+    """A participant's name is too long or holds control characters. The name is not repeated here."""
+
+    remedy = "Correct participant.txt: one line, at most 200 characters."
+
+
+class SourceNotFound(RecordingRefused):
+    """A recording directory does not exist or holds nothing."""
+
+    remedy = "Check the path and that the drive is mounted."
+
+
+class SourceRefused(RecordingRefused):
+    """The directory holds something that is never followed or read: a link, a FIFO, an unsafe name."""
+
+    remedy = "Replace it by a regular file with a plain name, or remove it from the directory."
+
+
+class RecordingIncomplete(RecordingRefused):
+    """Files that the manifest lists are neither here nor in the bucket."""
+
+    remedy = "Copy the missing files into the directory, or pass allow_partial to ingest what is there."
+
+
+class ContentMismatch(RecordingRefused):
+    """A file's size or digest differs from what its manifest attests."""
+
+    remedy = "The copy is damaged: take the file from the rig or another copy again."
+
+
+class RecordingConflict(RecordingRefused):
+    """The rec_id, the recording_hash or a path already stands for other content."""
+
+    remedy = "Compare both copies; the one already stored was left untouched."
+
+
+# What passes with time
+
+
+class RecordingNotSettled(Retryable):
+    """The recording is still being written or copied."""
+
+    remedy = "Wait until the copy has finished; sensors try again by themselves."
+
+
+class SourceChanged(Retryable):
+    """A file changed between looking at it and reading it."""
+
+    remedy = "Something is still writing to it: let it finish, then run it again."
+
+
+class SourceUnavailable(Retryable):
+    """The drive or NAS cannot be read or is not mounted."""
+
+    remedy = "Check the cable or the mount, then run it again."
+
+
+class StoreUnavailable(Retryable):
+    """The object store did not answer, or answered that it is overloaded."""
+
+    remedy = "Check the network; run it again, finished files are not sent twice."
+
+
+class UploadInterrupted(Retryable):
+    """A stop was asked for. Nothing was registered."""
+
+    remedy = "Run it again to go on where it stopped."
+
+
+# Objects
+
+
+class ObjectConflict(RecordingRefused):
+    """Other bytes already stand under the key. Both are kept and nothing is registered."""
+
+    remedy = "Compare the local file with the stored object and decide which one is the recording's."
+
+
+class ObjectsMissing(RecordingRefused):
+    """The bucket lacks objects that the manifest lists, or has them in another size."""
+
+    remedy = "Ingest the recording from its directory (Path A) so that the missing bytes are uploaded."
+
+
+class ObjectNotFound(UrsaError):
+    """No object has this key."""
+
+    remedy = "Check the key and the bucket."
+
+
+class ObjectExists(UrsaError):
+    """A create-only write found an object under the key."""
+
+    remedy = "Compare what is stored with what was to be written; nothing was replaced."
+
+
+class ETagMismatch(Retryable):
+    """A conditional replacement found another version than the one that was read."""
+
+
+class StoreDenied(UrsaError):
+    """The object store refused the credential."""
+
+    remedy = "Check that the credential of this role is valid and may reach this bucket."
+
+
+# Catalog
+
+
+class CatalogError(UrsaError):
+    """Base of the catalog's errors."""
+
+
+class CatalogNotInitialized(CatalogError):
+    """The assets bucket has no active-catalog pointer."""
+
+    remedy = "Run `ursa catalog init` once for this profile."
+
+
+class CatalogPointerInvalid(CatalogError):
+    """`ursa/ACTIVE.json` is malformed. No prefix is guessed."""
+
+    remedy = "Look at ursa/ACTIVE.json in the assets bucket and restore its last good content."
+
+
+class CatalogVersionUnknown(CatalogError):
+    """The catalog was written by a newer version; it is not touched."""
+
+    remedy = "Update ursa-pipelines on this machine."
+
+
+class CatalogRowNotFound(CatalogError):
+    """No row has this key."""
+
+    remedy = "Check the key with `ursa query`."
+
+
+class CatalogConflict(CatalogError):
+    """The row exists with other values than the policy allows to change."""
+
+    remedy = "Compare the named fields; use on_conflict='overwrite' only if the existing row is known to be wrong."
+
+
+class CatalogRowExists(CatalogConflict):
+    """The row exists with other values. `table` and `primary_key` say which."""
+
+    remedy = "Compare the named fields; pass overwrite=True only if the existing row is known to be wrong."
+
+    def __init__(self, problem: str, *, table: str, primary_key: tuple, **where: str | None) -> None:
+        super().__init__(problem, **where)
+        self.table = table
+        self.primary_key = primary_key
+
+
+# Profiles, roles, credentials, the embedded store
+
+
+class ProfileInvalid(UrsaError):
+    """A profile does not exist or its YAML breaks a rule; `place` names the field."""
+
+    remedy = "Use profile='local', 'r2' or 'r2-test', or pass config_path= with a valid profile."
+
+
+class WritesNotEnabled(UrsaError):
+    """A write was asked for on an interface that only reads."""
+
+    remedy = "Call enable_writes() first."
+
+
+class RoleNotEnabled(WritesNotEnabled):
+    """A write needs a role that was not enabled."""
+
+    remedy = 'Call enable_writes(roles=("assets_rw", "raw_rw")).'
+
+
+class BucketMismatch(UrsaError):
+    """A bucket's identity object names another profile family or purpose; nothing is written."""
+
+    remedy = "Check the bucket names in the profile; never point test code at a production bucket."
+
+
+class CredentialsUnavailable(UrsaError):
+    """1Password did not hand out a credential."""
+
+    remedy = "Unlock 1Password (`op signin`) and try again."
+
+
+class EmbeddedStoreUnavailable(UrsaError):
+    """The embedded object store cannot run or does not answer on this machine."""
+
+    remedy = "Point a profile at any S3 endpoint with config_path=; README, 'Your own object store', shows the YAML."

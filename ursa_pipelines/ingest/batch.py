@@ -1,0 +1,218 @@
+"""The steps for many recordings at once, one step at a time, so that an orchestrator can show each of them.
+
+What is passed from step to step is small: no bytes, no digests, no names. The work itself (inventories, manifests,
+digests) stays in the process that runs the batch; a process that takes over in the middle does the earlier steps
+again, which writes nothing twice. A recording that failed or waits is carried on as that, and later steps pass it by.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from ursa_pipelines.errors import RecordingNotSettled, Retryable, UploadInterrupted, UrsaError
+from ursa_pipelines.ingest.context import IngestContext, Watch
+from ursa_pipelines.ingest.discover import Discovery, discover, discover_in_bucket, require_manifest
+from ursa_pipelines.ingest.pipeline import logger
+from ursa_pipelines.ingest.reconstruct_manifest import (
+    Recording,
+    complete_manifest,
+    hash_unattested,
+    reconstruct_in_bucket,
+)
+from ursa_pipelines.ingest.register import IngestResult, register
+from ursa_pipelines.ingest.upload import Uploaded, upload
+
+State = Literal["going", "waiting", "failed", "registered"]
+StepName = Literal["discover", "hash", "reconstruct_manifest", "upload", "register"]
+
+STEPS: tuple[StepName, ...] = ("discover", "hash", "reconstruct_manifest", "upload", "register")
+
+_RECORDINGS_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class BatchItem:
+    """How far one recording of a batch has come. Sizes are bytes, `seconds` the time spent in its steps."""
+
+    rec_id: str
+    state: State = "going"
+    path: str = ""
+    directories: int = 0
+    files: int = 0
+    bytes: int = 0
+    files_uploaded: int = 0
+    files_skipped: int = 0
+    bytes_uploaded: int = 0
+    seconds: float = 0.0
+    outcome: str = ""
+    recording_hash: str = ""
+    verification: str = ""
+    fingerprint: str = ""
+    nodes: tuple[str, ...] = ()
+    nodes_missing: tuple[str, ...] = ()
+    reason: str = ""
+    error_type: str = ""
+    retryable: bool = False
+
+    @property
+    def status(self) -> Literal["OK", "SKIP", "FAIL"]:
+        """OK if it is registered, FAIL with the reason, SKIP while it is not ready or not done."""
+        return "OK" if self.state == "registered" else "FAIL" if self.state == "failed" else "SKIP"
+
+
+def ingest_many(
+    context: IngestContext, directories: Iterable[Path], *, overwrite: bool = False, allow_partial: bool = False
+) -> list[BatchItem]:
+    """Takes each recording through all steps on its own; one failure never stops the rest (runbook, Batch loop).
+
+    Items come in the order in which their recordings were first named.
+    """
+    by_recording: dict[str, list[Path]] = {}
+    for directory in directories:
+        by_recording.setdefault(directory.name, []).append(directory)
+    batch = Batch(context, by_recording.__getitem__, overwrite, allow_partial)
+    with ThreadPoolExecutor(_RECORDINGS_AT_ONCE, thread_name_prefix="ingest") as pool:
+        return list(pool.map(batch.run, by_recording))
+
+
+@dataclass
+class _Work:
+    """One directory of a recording, or the bucket's copy (`directory` None), with what the steps made of it."""
+
+    directory: Path | None
+    discovery: Discovery | None = None
+    digests: dict[str, str] = field(default_factory=dict)
+    recording: Recording | None = None
+    uploaded: Uploaded | None = None
+    result: IngestResult | None = None
+
+
+@dataclass
+class Batch:
+    """Runs the steps. `directories_of(rec_id)` are a recording's directories, halves or copies, taken one after
+    another; where there are none, the bucket's copy is registered.
+    """
+
+    context: IngestContext
+    directories_of: Callable[[str], Sequence[Path]]
+    overwrite: bool = False
+    allow_partial: bool = False
+    should_pause: Callable[[], bool] | None = None
+    _works: dict[str, list[_Work]] = field(default_factory=dict)
+    _done: dict[str, int] = field(default_factory=dict)
+
+    def step(self, name: StepName, items: Sequence[BatchItem]) -> list[BatchItem]:
+        """Runs one step for every recording that is still going; never raises for a single recording."""
+        with ThreadPoolExecutor(_RECORDINGS_AT_ONCE, thread_name_prefix="batch") as pool:
+            return list(pool.map(partial(self._advance, name), items))
+
+    def run(self, rec_id: str) -> BatchItem:
+        """Takes one recording through all steps."""
+        return self._advance(STEPS[-1], BatchItem(rec_id))
+
+    def _advance(self, name: StepName, item: BatchItem) -> BatchItem:
+        if item.state != "going":
+            return item
+        began = time.monotonic()
+        try:
+            first = self._done.get(item.rec_id, 0)
+            for due in STEPS[first : STEPS.index(name) + 1]:
+                self._run(due, item.rec_id)
+                self._done[item.rec_id] = STEPS.index(due) + 1
+            advanced = item
+        except UrsaError as error:
+            logger.warning("%s", error, extra={"recording": item.rec_id})
+            advanced = replace(
+                item,
+                state="waiting" if isinstance(error, (RecordingNotSettled, UploadInterrupted)) else "failed",
+                reason=str(error),
+                error_type=type(error).__name__,
+                retryable=isinstance(error, Retryable),
+            )
+        except Exception as error:  # noqa: BLE001 - one recording's unforeseen failure must not stop the others
+            logger.exception("unforeseen failure", extra={"recording": item.rec_id})
+            kind = type(error).__name__
+            advanced = replace(item, state="failed", reason=f"{kind}: {error}", error_type=kind)
+        return replace(self._describe(advanced), seconds=item.seconds + time.monotonic() - began)
+
+    def _run(self, name: StepName, rec_id: str) -> None:
+        if name == "discover":
+            self._works[rec_id] = [_Work(directory) for directory in self.directories_of(rec_id)] or [_Work(None)]
+        for index, work in enumerate(self._works[rec_id]):
+            watch = Watch(should_pause=self.should_pause)
+            if name == "discover":
+                work.discovery = self._discover(rec_id, work)
+            elif name == "hash":
+                work.digests = hash_unattested(self.context, _given(work.discovery), watch)
+            elif name == "reconstruct_manifest":
+                work.recording = self._complete(rec_id, work, watch)
+            elif name == "upload":
+                if index > 0:
+                    # The directory before this one has changed what the bucket holds of the recording.
+                    work.discovery = self._discover(rec_id, work)
+                    work.recording = self._complete(rec_id, work, watch)
+                work.uploaded = upload(self.context, _given(work.recording), watch)
+            else:
+                work.result = register(self.context, _given(work.uploaded), overwrite=self.overwrite and index == 0)
+
+    def _discover(self, rec_id: str, work: _Work) -> Discovery:
+        if work.directory is None:
+            return discover_in_bucket(self.context, rec_id)
+        return discover(self.context, work.directory, allow_partial=self.allow_partial)
+
+    def _complete(self, rec_id: str, work: _Work, watch: Watch) -> Recording:
+        discovery = _given(work.discovery)
+        if discovery.inventory is None and discovery.merged is None:
+            reconstruct_in_bucket(self.context, rec_id, watch)
+            found = discover_in_bucket(self.context, rec_id)
+            require_manifest(found)
+            work.discovery = discovery = replace(found, path="C+B")
+        return complete_manifest(self.context, discovery, work.digests)
+
+    def _describe(self, item: BatchItem) -> BatchItem:
+        works = self._works.get(item.rec_id, [])
+        discoveries = [work.discovery for work in works if work.discovery]
+        inventories = [discovery.inventory for discovery in discoveries if discovery.inventory]
+        stored = [discovery.stored.segments.values() for discovery in discoveries if not discovery.inventory]
+        uploads = [work.uploaded for work in works if work.uploaded]
+        described = replace(
+            item,
+            path=" then ".join(dict.fromkeys(discovery.path for discovery in discoveries)),
+            directories=len(inventories),
+            files=sum(len(one.files) for one in inventories) + sum(map(len, stored)),
+            bytes=sum(one.total_bytes for one in inventories) + sum(info.size for one in stored for info in one),
+            fingerprint="+".join(one.fingerprint for one in inventories),
+            files_uploaded=sum(one.files_uploaded for one in uploads),
+            files_skipped=sum(one.files_skipped for one in uploads),
+            bytes_uploaded=sum(one.bytes_uploaded for one in uploads),
+        )
+        results = [work.result for work in works if work.result]
+        if item.state != "going" or not results or len(results) < len(works):
+            return described
+        row = _given(results[-1].recording)
+        metadata = row.metadata or {}
+        outcomes = {result.outcome for result in results}
+        return replace(
+            described,
+            state="registered",
+            outcome=next((one for one in ("created", "changed") if one in outcomes), "unchanged"),
+            recording_hash=row.recording_hash,
+            verification=results[-1].verification or "",
+            nodes=tuple(metadata.get("nodes", ())),
+            nodes_missing=tuple(metadata.get("nodes_missing", ())),
+        )
+
+
+_T = TypeVar("_T")
+
+
+def _given(value: _T | None) -> _T:
+    if value is None:
+        raise AssertionError("a step ran before the one it needs")
+    return value

@@ -1,0 +1,73 @@
+"""What every step is handed: where the bytes go, who writes, how careful and how fast to be."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ursa_pipelines.catalog.catalog import Catalog
+from ursa_pipelines.catalog.entries import Writer
+from ursa_pipelines.errors import UploadInterrupted
+from ursa_pipelines.objects.store import Bucket
+from ursa_pipelines.objects.upload import TransferLimits
+
+
+@dataclass(frozen=True)
+class UploadProgress:
+    """How far an ingest has come. Bytes and files count what is sent and what is found to be there already."""
+
+    current_file: str
+    bytes_uploaded: int
+    bytes_total: int
+    files_done: int
+    files_total: int
+
+
+@dataclass(frozen=True)
+class IngestContext:
+    """The rooms and rules of an ingest. Periods are seconds."""
+
+    raw: Bucket
+    catalog: Catalog
+    writer: Writer
+    quiet_period: float = 120.0
+    transfer: TransferLimits = field(default_factory=TransferLimits)
+    hash_workers: int | None = None
+
+
+class Watch:
+    """Tells the caller how an ingest proceeds and asks whether it should stop. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        progress: Callable[[UploadProgress], None] | None = None,
+        should_pause: Callable[[], bool] | None = None,
+    ) -> None:
+        self._progress, self._should_pause = progress, should_pause
+        self._lock = threading.Lock()
+        self._bytes = self._bytes_total = self._files = self._files_total = 0
+
+    def expect(self, *, files: int, total_bytes: int) -> None:
+        """Sets what 100 % is."""
+        self._files_total, self._bytes_total = files, total_bytes
+
+    def sent(self, path: str, count: int) -> None:
+        """Counts `count` bytes of a file as done."""
+        self._tell(path, count, 0)
+
+    def done(self, path: str, skipped_bytes: int = 0) -> None:
+        """Counts a file as done, with the bytes of it that did not have to be sent."""
+        self._tell(path, skipped_bytes, 1)
+
+    def check_stop(self) -> None:
+        """Raises `UploadInterrupted` if the caller asked to pause."""
+        if self._should_pause is not None and self._should_pause():
+            raise UploadInterrupted("a pause was asked for")
+
+    def _tell(self, path: str, count: int, files: int) -> None:
+        with self._lock:
+            self._bytes += count
+            self._files += files
+            if self._progress is not None:
+                self._progress(UploadProgress(path, self._bytes, self._bytes_total, self._files, self._files_total))

@@ -1,0 +1,193 @@
+"""Steps 2 and 3: digests that nobody attested, and the manifests to store (DESIGN section 3, Reconstruction).
+
+A recording that has a usable manifest keeps it byte for byte; files it does not list go into a supplement. Without
+one, a manifest is made from the files, whether they lie in a directory or in the bucket. The source directory is
+never written to.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Literal
+
+from ursa_pipelines.errors import ETagMismatch, ObjectExists, RecordingConflict, StoreDenied
+from ursa_pipelines.ingest.context import IngestContext, Watch
+from ursa_pipelines.ingest.discover import Discovery
+from ursa_pipelines.objects.hashing import hash_files
+from ursa_pipelines.objects.keys import raw_key
+from ursa_pipelines.objects.proof import stored_digest
+from ursa_pipelines.objects.stored import read_participants, read_stored
+from ursa_pipelines.recordings.identity import (
+    UNKNOWN_PARTICIPANT,
+    clean_display_name,
+    derive_recording_hash,
+    parse_rec_id,
+)
+from ursa_pipelines.recordings.layout import MANIFEST, NODE_MANIFESTS, refusal_of_path
+from ursa_pipelines.recordings.manifest import Manifest, ManifestFile, Reconstruction, manifest_bytes
+from ursa_pipelines.recordings.merge import MergedFile, MergedManifest, NamedManifest, merge_manifests
+
+_READERS = 8
+_UNNAMED_NODE = "unnamed"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording with every digest known. `to_store` are the manifests that the bucket shall have, top one last."""
+
+    discovery: Discovery
+    merged: MergedManifest
+    recording_hash: str
+    hash_is_stated: bool
+    to_store: tuple[NamedManifest, ...]
+
+
+def hash_unattested(context: IngestContext, discovery: Discovery, watch: Watch) -> dict[str, str]:
+    """The SHA-256 of each file in the directory that its own manifests do not attest, by path."""
+    if discovery.inventory is None:
+        return {}
+    return hash_files(
+        discovery.inventory, discovery.unattested, workers=context.hash_workers, check_stop=watch.check_stop
+    )
+
+
+def complete_manifest(context: IngestContext, discovery: Discovery, digests: dict[str, str]) -> Recording:
+    """Joins inventory, manifests and digests to a recording. Writes nothing.
+
+    Raises `RecordingConflict` if a file here has another digest than the bucket's manifests state.
+    """
+    known = discovery.merged.files if discovery.merged else {}
+    added = []
+    for file in discovery.inventory.files.values() if discovery.inventory else ():
+        digest, listed = digests.get(file.path), known.get(file.path)
+        if listed is None:
+            added.append(ManifestFile(path=file.path, size_bytes=file.size, sha256=digest))
+        elif digest and (listed.size_bytes != file.size or listed.sha256 not in {None, digest}):
+            raise RecordingConflict(
+                f"it has SHA-256 {digest}, but the bucket's manifest lists {listed.sha256}",
+                recording=discovery.rec_id,
+                place=file.path,
+            )
+    manifests = list(discovery.manifests)
+    if added:
+        manifests.append(_manifest_of_files(discovery, added))
+    merged = merge_manifests(discovery.rec_id, [*manifests, *discovery.stored.manifests])
+    if merged is None:
+        raise AssertionError("a discovery without manifests has files to make one of")
+    merged = _with_digests(context, discovery, merged, digests)
+    digest_of_files = [file.sha256 for file in merged.files.values() if file.sha256]
+    return Recording(
+        discovery,
+        merged,
+        merged.stated_hash or derive_recording_hash(digest_of_files),
+        merged.stated_hash is not None,
+        tuple(sorted(manifests, key=lambda one: one.name == MANIFEST)),
+    )
+
+
+def reconstruct_in_bucket(context: IngestContext, rec_id: str, watch: Watch) -> Manifest | None:
+    """Makes and stores manifest.json for a recording whose bytes are in the bucket (runbook, Path C).
+
+    Returns the manifest, or None if a usable one is there already: then nothing is written. Raises
+    `RecordingConflict` if somebody else wrote one meanwhile that says otherwise.
+    """
+    parse_rec_id(rec_id)
+    stored = read_stored(context.raw, rec_id)
+    if merge_manifests(rec_id, stored.manifests) is not None:
+        return None
+    paths = [path for path in stored.segments if refusal_of_path(path, rec_id=rec_id) is None]
+
+    def digest(path: str) -> ManifestFile:
+        watch.check_stop()
+        found = ManifestFile(
+            path=path,
+            size_bytes=stored.objects[path].size,
+            sha256=stored_digest(context.raw, raw_key(rec_id, path)),
+        )
+        watch.done(path, found.size_bytes)
+        return found
+
+    watch.expect(files=len(paths), total_bytes=sum(stored.objects[path].size for path in paths))
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="reconstruct") as pool:
+        files = sorted(pool.map(digest, paths), key=lambda file: file.path)
+    names = [clean_display_name(text, recording=rec_id) for text in read_participants(context.raw, stored)]
+    manifest = _reconstructed(rec_id, files, next((name for name in names if name), None), "r2")
+    _store_reconstructed(context, rec_id, manifest, stub_etag=stored.stub.etag if stored.stub else None)
+    return manifest
+
+
+def _manifest_of_files(discovery: Discovery, files: list[ManifestFile]) -> NamedManifest:
+    """The manifest.json of a recording that has none, or a supplement for files that no manifest lists."""
+    name = next(iter(discovery.display_names), None)
+    manifest = _reconstructed(discovery.rec_id, sorted(files, key=lambda file: file.path), name, "nas")
+    if discovery.merged is None:
+        return NamedManifest(MANIFEST, manifest, manifest_bytes(manifest))
+    node = next((one.node for one in discovery.manifests if one.node), None)
+    supplement = manifest.model_copy(
+        update={
+            "node": node,
+            "participant": None,
+            "recording_hash": None,
+            "reconstruction": manifest.reconstruction.model_copy(update={"added_files": [file.path for file in files]})
+            if manifest.reconstruction
+            else None,
+        }
+    )
+    raw = manifest_bytes(supplement)
+    return NamedManifest(f"{NODE_MANIFESTS}/{node or _UNNAMED_NODE}.json", supplement, raw)
+
+
+def _reconstructed(
+    rec_id: str, files: list[ManifestFile], display_name: str | None, source: Literal["nas", "r2"]
+) -> Manifest:
+    return Manifest(
+        recording_id=rec_id,
+        recording_hash=derive_recording_hash(file.sha256 for file in files if file.sha256),
+        participant=display_name or UNKNOWN_PARTICIPANT,
+        files=files,
+        reconstruction=Reconstruction(
+            reconstructed_at=datetime.now(UTC),
+            tool_version=version("ursa-pipelines"),
+            reconstructed_participant=display_name is None,
+            source=source,
+        ),
+    )
+
+
+def _with_digests(
+    context: IngestContext, discovery: Discovery, merged: MergedManifest, digests: dict[str, str]
+) -> MergedManifest:
+    """Fills in the digests that no manifest states: from the files here, else from the objects in the bucket."""
+
+    def digest(file: MergedFile) -> MergedFile:
+        if file.sha256:
+            return file
+        if file.path in digests:
+            return replace(file, sha256=digests[file.path])
+        if file.path in discovery.absent:
+            return file
+        return replace(file, sha256=stored_digest(context.raw, raw_key(discovery.rec_id, file.path)))
+
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="reconstruct") as pool:
+        files = {file.path: file for file in pool.map(digest, merged.files.values())}
+    return replace(merged, files=files)
+
+
+def _store_reconstructed(context: IngestContext, rec_id: str, manifest: Manifest, *, stub_etag: str | None) -> None:
+    key, raw = raw_key(rec_id, MANIFEST), manifest_bytes(manifest)
+    try:
+        if stub_etag is None:
+            context.raw.create(key, raw)
+        else:
+            context.raw.replace(key, raw, stub_etag)
+    except StoreDenied:
+        # A bucket lock keeps the stub; the manifest goes beside it, where it counts the same.
+        context.raw.create(raw_key(rec_id, f"{NODE_MANIFESTS}/{_UNNAMED_NODE}.json"), raw)
+    except (ObjectExists, ETagMismatch):
+        there = merge_manifests(rec_id, read_stored(context.raw, rec_id).manifests)
+        mine = merge_manifests(rec_id, [NamedManifest(MANIFEST, manifest, raw)])
+        if there is None or mine is None or there.files != mine.files:
+            raise RecordingConflict("another manifest was stored meanwhile", recording=rec_id, place=key) from None

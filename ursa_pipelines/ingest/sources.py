@@ -1,0 +1,43 @@
+"""Finding recording directories on the mounted sources. Sources are only ever read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ursa_pipelines.errors import SourceUnavailable
+from ursa_pipelines.recordings.identity import is_rec_id
+
+
+@dataclass(frozen=True)
+class Source:
+    """A NAS share or drive by name, and where it is mounted."""
+
+    name: str
+    root: Path
+
+
+def list_recordings(source: Source) -> list[str]:
+    """The rec_ids of the directories in a source, sorted.
+
+    Raises `SourceUnavailable` if it is not mounted, or empty as an unmounted mount point is: never "0 recordings".
+    """
+    try:
+        with os.scandir(source.root) as entries:
+            names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    except OSError as error:
+        raise SourceUnavailable(
+            f"the source {source.name} is not there ({error.strerror})", place=str(source.root)
+        ) from None
+    if not names:
+        raise SourceUnavailable(
+            f"the source {source.name} is empty, as a drive is that is not mounted", place=str(source.root)
+        )
+    return sorted(name for name, is_directory in names if is_directory and is_rec_id(name))
+
+
+def directories_of(rec_id: str, sources: Iterable[Source]) -> list[Path]:
+    """Every directory of this recording on the sources, in their order: halves or copies of one recording."""
+    return [source.root / rec_id for source in sources if (source.root / rec_id).is_dir()]

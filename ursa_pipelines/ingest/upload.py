@@ -1,0 +1,200 @@
+"""Step 4: the bytes, each proved, then the manifests, then the commit marker (DESIGN section 5, rules 1 to 5)."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from ursa_pipelines.errors import (
+    ContentMismatch,
+    ETagMismatch,
+    ObjectConflict,
+    ObjectExists,
+    StoreDenied,
+    StoreUnavailable,
+)
+from ursa_pipelines.ingest.context import IngestContext, Watch
+from ursa_pipelines.ingest.discover import mismatch
+from ursa_pipelines.ingest.reconstruct_manifest import Recording
+from ursa_pipelines.objects.keys import raw_key
+from ursa_pipelines.objects.proof import require_same_bytes
+from ursa_pipelines.objects.store import ObjectInfo
+from ursa_pipelines.objects.stored import PARTICIPANT_BYTES_LIMIT, StoredRecording, write_marker
+from ursa_pipelines.objects.upload import Outgoing, Uploader
+from ursa_pipelines.recordings.inventory import Inventory, read_source
+from ursa_pipelines.recordings.layout import MANIFEST, NODE_MANIFESTS, NODE_PARTICIPANTS, PARTICIPANT
+from ursa_pipelines.recordings.merge import NamedManifest
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """What the bucket has now. `present` are the paths proved there; `verification` is how: `sha256` or `size`."""
+
+    recording: Recording
+    files_uploaded: int
+    files_skipped: int
+    bytes_uploaded: int
+    present: tuple[str, ...]
+    verification: str
+
+
+def upload(context: IngestContext, recording: Recording, watch: Watch) -> Uploaded:
+    """Brings the recording's bytes into the bucket, or proves that they are there.
+
+    Raises `ObjectConflict` where other bytes stand, `ContentMismatch` or `SourceChanged` where a file is not what
+    its manifest attests, `UploadInterrupted` on a stop. Until the last file is there no manifest is written.
+    """
+    discovery, inventory = recording.discovery, recording.discovery.inventory
+    if inventory is None:
+        present = tuple(path for path in recording.merged.files if path not in discovery.absent)
+        return Uploaded(recording, 0, len(present), 0, present, "size")
+    watch.expect(files=len(inventory.files), total_bytes=inventory.total_bytes)
+    sent: dict[str, int] = {}
+    placed = _place_segments(context, recording, inventory, watch, sent)
+    placed |= _prove_elsewhere(context, recording, inventory)
+    watch.check_stop()
+    _store_participant(context, recording, inventory)
+    for manifest in recording.to_store:
+        _store_manifest(context, discovery.stored, manifest)
+    if not discovery.absent:
+        write_marker(
+            context.raw,
+            discovery.rec_id,
+            recording_hash=recording.recording_hash,
+            files={
+                path: {
+                    "size_bytes": info.size,
+                    "sha256": recording.merged.files[path].sha256,
+                    "etag": info.etag,
+                }
+                for path, info in placed.items()
+            },
+        )
+    return Uploaded(
+        recording, len(sent), len(inventory.files) - len(sent), sum(sent.values()), tuple(sorted(placed)), "sha256"
+    )
+
+
+def _place_segments(
+    context: IngestContext, recording: Recording, inventory: Inventory, watch: Watch, sent: dict[str, int]
+) -> dict[str, ObjectInfo]:
+    stored, rec_id = recording.discovery.stored, recording.discovery.rec_id
+    uploader = Uploader(context.raw, context.transfer, watch.check_stop, watch.sent)
+
+    def prove(outgoing: Outgoing, info: ObjectInfo) -> ObjectInfo:
+        require_same_bytes(
+            context.raw,
+            info,
+            rec_id=rec_id,
+            path=outgoing.file.path,
+            size=outgoing.file.size,
+            sha256=outgoing.sha256,
+            marker=stored.marker,
+        )
+        watch.done(outgoing.file.path, outgoing.file.size)
+        return info
+
+    def place(outgoing: Outgoing) -> ObjectInfo:
+        path = outgoing.file.path
+        if path in stored.objects:
+            return prove(outgoing, stored.objects[path])
+        try:
+            info = uploader.send(outgoing)
+        except ContentMismatch as error:
+            raise mismatch(context, outgoing.file, rec_id, error.problem) from None
+        except ObjectExists:
+            there = context.raw.head(outgoing.key)
+            if there is None:
+                raise StoreUnavailable("the upload was lost", recording=rec_id, place=path) from None
+            return prove(outgoing, there)
+        sent[path] = outgoing.file.size
+        watch.done(path)
+        return info
+
+    outgoing = [
+        Outgoing(inventory, file, raw_key(rec_id, path), recording.merged.files[path].sha256 or "")
+        for path, file in inventory.files.items()
+    ]
+    return uploader.send_all(outgoing, place)
+
+
+def _prove_elsewhere(context: IngestContext, recording: Recording, inventory: Inventory) -> dict[str, ObjectInfo]:
+    """Proves the listed files that are not in this directory but in the bucket: another node's, or sent before."""
+    stored = recording.discovery.stored
+    elsewhere = [
+        file
+        for path, file in recording.merged.files.items()
+        if path not in inventory.files and path not in recording.discovery.absent
+    ]
+
+    def prove(file) -> tuple[str, ObjectInfo]:
+        info = stored.objects[file.path]
+        require_same_bytes(
+            context.raw,
+            info,
+            rec_id=stored.rec_id,
+            path=file.path,
+            size=file.size_bytes,
+            sha256=file.sha256,
+            marker=stored.marker,
+        )
+        return file.path, info
+
+    with ThreadPoolExecutor(context.transfer.workers, thread_name_prefix="prove") as pool:
+        return dict(pool.map(prove, elsewhere))
+
+
+def _store_participant(context: IngestContext, recording: Recording, inventory: Inventory) -> None:
+    if inventory.participant is None:
+        return
+    raw = read_source(inventory, inventory.participant, limit=PARTICIPANT_BYTES_LIMIT)
+    if not raw.strip():
+        return
+    node = next((one.node for one in recording.discovery.manifests if one.node), None) or "unnamed"
+    names = (PARTICIPANT, f"{NODE_PARTICIPANTS}/{node}.txt", f"{NODE_PARTICIPANTS}/{node}.{_short_digest(raw)}.txt")
+    _store_once(context, recording.discovery.stored, names, raw)
+
+
+def _store_manifest(context: IngestContext, stored: StoredRecording, one: NamedManifest) -> None:
+    if any(_says_the_same(one, there) for there in stored.manifests):
+        return
+    node = one.node or "unnamed"
+    beside = (f"{NODE_MANIFESTS}/{node}.json", f"{NODE_MANIFESTS}/{node}.{_short_digest(one.raw)}.json")
+    if one.name == MANIFEST and stored.stub is not None:
+        try:
+            context.raw.replace(raw_key(stored.rec_id, MANIFEST), one.raw, stored.stub.etag)
+        except (ETagMismatch, StoreDenied):
+            _store_once(context, stored, beside, one.raw)
+        return
+    _store_once(context, stored, (one.name, *(name for name in beside if name != one.name)), one.raw)
+
+
+def _store_once(context: IngestContext, stored: StoredRecording, names: tuple[str, ...], raw: bytes) -> None:
+    """Creates the document under the first name that is free or holds the same bytes already."""
+    md5 = f'"{hashlib.md5(raw, usedforsecurity=False).hexdigest()}"'
+    for name in names:
+        if name in stored.objects and stored.objects[name].etag == md5:
+            return
+        key = raw_key(stored.rec_id, name)
+        try:
+            context.raw.create(key, raw, sha256=hashlib.sha256(raw).hexdigest())
+        except ObjectExists:
+            if context.raw.get(key)[0] == raw:
+                return
+        else:
+            return
+    raise ObjectConflict(
+        "other documents stand under every name it could have", recording=stored.rec_id, place=names[0]
+    )
+
+
+def _says_the_same(one: NamedManifest, there: NamedManifest) -> bool:
+    if one.raw == there.raw:
+        return True
+    reconstructed = one.manifest.reconstruction and there.manifest.reconstruction
+    return bool(reconstructed) and one.manifest.files == there.manifest.files
+
+
+def _short_digest(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()[:8]

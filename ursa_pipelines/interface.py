@@ -1,0 +1,375 @@
+"""`DataInterface`, the Python door: each method hands over to a room below (runbook; DESIGN section 7)."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ursa_pipelines.catalog.catalog import Catalog
+from ursa_pipelines.catalog.entries import Writer
+from ursa_pipelines.catalog.pointer import init_catalog
+from ursa_pipelines.catalog.policies import ModalityPolicy, RecordingPolicy
+from ursa_pipelines.catalog.query import QueryResult, QueryResultList, QueryStatus, Where, select
+from ursa_pipelines.errors import (
+    BucketMismatch,
+    CatalogRowNotFound,
+    ObjectExists,
+    ObjectNotFound,
+    RoleNotEnabled,
+    WritesNotEnabled,
+)
+from ursa_pipelines.ingest import pipeline
+from ursa_pipelines.ingest.batch import BatchItem, ingest_many
+from ursa_pipelines.ingest.context import IngestContext, UploadProgress, Watch
+from ursa_pipelines.ingest.plan import IngestPlan, plan_ingest
+from ursa_pipelines.ingest.reconstruct_manifest import reconstruct_in_bucket
+from ursa_pipelines.ingest.register import IngestResult
+from ursa_pipelines.ingest.sources import Source
+from ursa_pipelines.ingest.verify import Verification, verify
+from ursa_pipelines.objects.download import DownloadProgress, Layout, WantedFile, download_files
+from ursa_pipelines.objects.keys import BUCKET_IDENTITY
+from ursa_pipelines.objects.store import Bucket, Endpoint
+from ursa_pipelines.objects.stored import read_stored
+from ursa_pipelines.objects.upload import TransferLimits
+from ursa_pipelines.profiles import CredentialSource, Role, load_profile
+from ursa_pipelines.recordings.layout import worker_of
+from ursa_pipelines.recordings.manifest import Manifest
+from ursa_pipelines.recordings.merge import merge_manifests
+from ursa_pipelines.recordings.rows import ModalityRow, ParticipantRow, RecordingRow, StorageFormat
+
+if TYPE_CHECKING:
+    from ursa_pipelines.profiles import Profile
+
+_PURPOSES = {"raw_ro": "raw", "raw_rw": "raw", "assets_ro": "assets", "assets_rw": "assets"}
+
+
+class DataInterface:
+    """Reads the catalog and the recordings of a profile; writes after `enable_writes()`.
+
+    `profile` is "local", "r2" or "r2-test"; `config_path` names a YAML file that is a profile of its own, or
+    overrides fields of `profile`. No environment variable selects either. Credentials are fetched on first use
+    and stay in memory. Raises `ProfileInvalid`.
+    """
+
+    def __init__(self, profile: str | None = None, *, config_path: Path | str | None = None, run_id: str | None = None):
+        self.profile: Profile = load_profile(profile, Path(config_path) if config_path else None)
+        self._credentials = CredentialSource(self.profile)
+        self._enabled: frozenset[Role] = frozenset()
+        self._buckets: dict[Role, Bucket] = {}
+        self._writer = Writer(by=f"{getpass.getuser()}@{socket.gethostname()}", run_id=run_id)
+
+    def __repr__(self) -> str:
+        return f"DataInterface(profile={self.profile.name!r})"
+
+    def enable_writes(self, roles: Sequence[Role] = ("assets_rw",)) -> None:
+        """Allows writes with these roles; `ingest` needs `("assets_rw", "raw_rw")`.
+
+        Before the first write each bucket's identity object must name this profile's family and the bucket's
+        purpose, else `BucketMismatch`: test code cannot write to production, nor the reverse.
+        """
+        for role in roles:
+            if role not in {"assets_rw", "raw_rw"}:
+                raise ValueError(f"{role!r} is no write role; there are assets_rw and raw_rw")
+            if role not in self._enabled:
+                self._require_identity(self._bucket(role), _PURPOSES[role])
+        self._enabled |= frozenset(roles)
+
+    @property
+    def sources(self) -> list[Source]:
+        """The NAS shares and drives that the profile names."""
+        return [Source(source.name, source.path) for source in self.profile.sources]
+
+    # Ingest
+
+    def ingest(
+        self,
+        *,
+        source_dir: Path | str,
+        manifest_path: Path | str | None = None,
+        participant: str | None = None,
+        overwrite: bool = False,
+        allow_partial: bool = False,
+        progress: Callable[[UploadProgress], None] | None = None,
+        should_pause: Callable[[], bool] | None = None,
+    ) -> IngestResult:
+        """Uploads what the bucket lacks of a recording directory, then registers it (runbook, Paths A and C).
+
+        Without `manifest_path` the directory's manifests are found, or one is reconstructed; without `participant`
+        participant.txt counts. Running it again is cheap and changes nothing. Raises the errors of
+        `ursa_pipelines.errors`; none leaves a row without its bytes.
+        """
+        return pipeline.ingest(
+            self.ingest_context(),
+            Path(source_dir),
+            manifest_path=Path(manifest_path) if manifest_path is not None else None,
+            participant=participant,
+            overwrite=overwrite,
+            allow_partial=allow_partial,
+            watch=Watch(progress, should_pause),
+        )
+
+    def ingest_from_r2(self, rec_id: str, participant: str | None = None, overwrite: bool = False) -> IngestResult:
+        """Registers a recording whose bytes are in the bucket (runbook, Path B); needs only assets_rw.
+
+        A manifest's `participant` is never read; without the argument the bucket's participant.txt counts.
+        Raises `ObjectsMissing`, `ManifestNotFound`.
+        """
+        return pipeline.ingest_from_bucket(
+            self.ingest_context(raw_role="raw_ro"), rec_id, participant=participant, overwrite=overwrite
+        )
+
+    def ingest_many(
+        self, directories: Iterable[Path | str], *, overwrite: bool = False, allow_partial: bool = False
+    ) -> list[BatchItem]:
+        """Ingests each directory on its own: OK, SKIP (not ready) or FAIL with the reason; none stops the rest."""
+        return ingest_many(
+            self.ingest_context(),
+            [Path(directory) for directory in directories],
+            overwrite=overwrite,
+            allow_partial=allow_partial,
+        )
+
+    def reconstruct_manifest(
+        self, rec_id: str, progress: Callable[[UploadProgress], None] | None = None
+    ) -> Manifest | None:
+        """Makes manifest.json from the bytes in the bucket (runbook, Path C); None if a usable one is there."""
+        return reconstruct_in_bucket(self.ingest_context(), rec_id, Watch(progress))
+
+    def plan(self, source_dir: Path | str) -> IngestPlan:
+        """What `ingest` would do with a directory; reads no segment and writes nothing."""
+        return plan_ingest(self._reading_context, Path(source_dir))
+
+    def verify(self, rec_id: str, deep: bool = False) -> Verification:
+        """Whether rows, manifests and objects agree; with `deep` every byte is read and hashed."""
+        return verify(self._reading_context, rec_id, deep=deep)
+
+    # Rows
+
+    def register_recording(
+        self,
+        *,
+        recording_hash: str,
+        start_time: datetime,
+        duration: timedelta,
+        participant_ids: Sequence[str] = (),
+        ended_at: datetime | None = None,
+        device_info: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        on_conflict: RecordingPolicy = "error",
+    ) -> RecordingRow:
+        """Registers a recording row; returns it as it stands. `ended_at` defaults to start plus duration.
+
+        `on_conflict` is "error", "extend", "merge_participants" or "overwrite" (runbook, Conflict policies).
+        Raises `CatalogRowExists` or `CatalogConflict`.
+        """
+        row = RecordingRow(
+            recording_hash=recording_hash,
+            participant_ids=sorted(set(participant_ids)),
+            start_time=start_time,
+            duration=duration,
+            ended_at=ended_at or start_time + duration,
+            device_info=dict(device_info) if device_info else None,
+            metadata=dict(metadata) if metadata else None,
+        )
+        return self._write_catalog.register_recording(row, on_conflict, self._writer).entry.recording
+
+    def register_modality(
+        self,
+        *,
+        recording_hash: str,
+        modality: str,
+        format: StorageFormat | str,
+        raw_storage_uri: str | None = None,
+        worker_id: str | None = None,
+        on_conflict: ModalityPolicy = "error",
+        **fields: Any,
+    ) -> ModalityRow:
+        """Adds a modality row to an existing recording; `on_conflict` is "error" or "overwrite", nothing else."""
+        row = ModalityRow(
+            recording_hash=recording_hash,
+            modality=modality,
+            worker_id=worker_id,
+            format=StorageFormat(format),
+            raw_storage_uri=raw_storage_uri,
+            **fields,
+        )
+        entry = self._write_catalog.register_modality(row, on_conflict, self._writer).entry
+        return next(one for one in entry.modalities if one.primary_key == row.primary_key)
+
+    def get_recording(self, recording_hash: str) -> RecordingRow:
+        """The recording's row: one request. Raises `CatalogRowNotFound`."""
+        return self.catalog.entry(recording_hash).recording
+
+    def get_participant(self, participant_id: str) -> ParticipantRow:
+        """The participant's row. Raises `CatalogRowNotFound`."""
+        rows = self.catalog.list_participants({"participant_id": participant_id})
+        if not rows:
+            raise CatalogRowNotFound(f"there is no participant {participant_id}")
+        return rows[0]
+
+    def list_recordings(self, where: Where | None = None) -> list[RecordingRow]:
+        """Recordings that match `where`: equality, membership in a list, or half-open `("between", lo, hi)`."""
+        return self.catalog.list_recordings(where)
+
+    def list_modalities(self, where: Where | None = None) -> list[ModalityRow]:
+        """Modalities that match `where`; one request if `recording_hash` is given."""
+        return self.catalog.list_modalities(where)
+
+    def list_participants(self, where: Where | None = None) -> list[ParticipantRow]:
+        """Participants that match `where`."""
+        return self.catalog.list_participants(where)
+
+    def query(
+        self,
+        *,
+        recording_hash: str | None = None,
+        participants: Sequence[str] | None = None,
+        modalities: Sequence[str] | None = None,
+        status: QueryStatus | None = None,
+        started_after: datetime | None = None,
+        started_before: datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> QueryResultList:
+        """Recordings that pass every filter given, each with its modalities.
+
+        `participants` takes names or ids, `modalities` families; recordings without a match are dropped when
+        modalities are asked for. `status` is "raw", "ingested" or None for any. Times are half-open, UTC.
+        """
+        entries = self.catalog.entries() if recording_hash is None else [self.catalog.entry(recording_hash)]
+        return select(
+            entries,
+            participants=participants,
+            modalities=modalities,
+            status=status,
+            started_after=started_after,
+            started_before=started_before,
+            metadata=metadata,
+        )
+
+    def download(
+        self,
+        target: QueryResult | Iterable[QueryResult],
+        dest: Path | str,
+        *,
+        layout: Layout = "by_recording",
+        progress: Callable[[DownloadProgress], None] | None = None,
+    ) -> list[Path]:
+        """Downloads the raw segments of query results, verified against their manifests; the paths written.
+
+        `progress` is told of six phases: start, plan_done, modality_start, file_done, modality_done, finish.
+        Raises `ContentMismatch`; a file that exists with other content is `FileExistsError`.
+        """
+        results = [target] if isinstance(target, QueryResult) else list(target)
+        raw = self._bucket("raw_ro")
+        return download_files(raw, lambda: _wanted_files(raw, results), Path(dest), layout=layout, progress=progress)
+
+    # Rooms
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The live catalog, opened for reading at the prefix the pointer names."""
+        if self.profile.family == "local":
+            init_catalog(self._bucket("assets_rw"), by=self._writer.by)
+        return Catalog.open(self._bucket("assets_ro"), prefix=self.profile.catalog_prefix)
+
+    def ingest_context(self, raw_role: Role = "raw_rw") -> IngestContext:
+        """What the steps of `ursa_pipelines.ingest` are handed; `raw_role` is raw_ro where no raw object is written.
+
+        Raises `WritesNotEnabled`, or `RoleNotEnabled` if that role was not enabled.
+        """
+        catalog = self._write_catalog
+        if raw_role == "raw_rw" and raw_role not in self._enabled:
+            raise RoleNotEnabled("uploading raw bytes needs the role raw_rw")
+        return self._context(self._bucket(raw_role), catalog)
+
+    @property
+    def _reading_context(self) -> IngestContext:
+        return self._context(self._bucket("raw_ro"), self.catalog)
+
+    @cached_property
+    def _rw_catalog(self) -> Catalog:
+        return Catalog.open(self._bucket("assets_rw"), prefix=self.profile.catalog_prefix)
+
+    @property
+    def _write_catalog(self) -> Catalog:
+        if not self._enabled:
+            raise WritesNotEnabled("this interface only reads")
+        if "assets_rw" not in self._enabled:
+            raise RoleNotEnabled("writing rows needs the role assets_rw")
+        if self.profile.family == "local":
+            init_catalog(self._bucket("assets_rw"), by=self._writer.by)
+        return self._rw_catalog
+
+    def _context(self, raw: Bucket, catalog: Catalog) -> IngestContext:
+        settings = self.profile.settings
+        return IngestContext(
+            raw=raw,
+            catalog=catalog,
+            writer=self._writer,
+            quiet_period=settings.quiet_period,
+            transfer=TransferLimits(part_size=settings.part_size, workers=settings.upload_workers),
+            hash_workers=settings.hash_workers,
+        )
+
+    def _bucket(self, role: Role) -> Bucket:
+        if role not in self._buckets:
+            name = getattr(self.profile.buckets, _PURPOSES[role])
+            self._buckets[role] = Bucket(name, self._endpoint(role))
+        return self._buckets[role]
+
+    def _endpoint(self, role: Role) -> Endpoint:
+        def secret() -> tuple[str, str, str | None]:
+            credential = self._credentials.credential(role)
+            return credential.access_key_id, credential.secret_access_key, credential.session_token
+
+        return Endpoint(self._credentials.endpoint(), self.profile.region, secret)
+
+    def _require_identity(self, bucket: Bucket, purpose: str) -> None:
+        expected = {"family": self.profile.family, "purpose": purpose}
+        try:
+            raw, _ = bucket.get(BUCKET_IDENTITY)
+        except ObjectNotFound:
+            if self.profile.family != "local":
+                raise BucketMismatch(
+                    "the bucket has no identity object",
+                    place=f"{bucket.name}/{BUCKET_IDENTITY}",
+                    remedy=f"If {bucket.name} is this profile's bucket, run `ursa catalog init` once.",
+                ) from None
+            try:
+                bucket.create(BUCKET_IDENTITY, json.dumps(expected).encode())
+            except ObjectExists:
+                self._require_identity(bucket, purpose)
+            return
+        try:
+            document = json.loads(raw)
+            found = {key: document[key] for key in expected}
+        except (ValueError, KeyError, TypeError):
+            found = {}
+        if found != expected:
+            raise BucketMismatch(
+                f"the bucket says it is {found or 'unreadable'}, the profile says {expected}",
+                place=f"{bucket.name}/{BUCKET_IDENTITY}",
+            )
+
+
+def _wanted_files(raw: Bucket, results: list[QueryResult]) -> list[WantedFile]:
+    wanted = []
+    for result in results:
+        rec_id = result.recording.rec_id
+        if rec_id is None:
+            continue
+        stored = read_stored(raw, rec_id)
+        merged = merge_manifests(rec_id, stored.manifests)
+        for name, row in result.modalities.items():
+            worker = f"{row.modality}_{row.worker_id}" if row.worker_id else row.modality
+            for path, info in sorted(stored.segments.items()):
+                if worker_of(path) == worker:
+                    listed = merged.files.get(path) if merged else None
+                    wanted.append(WantedFile(rec_id, name, path, info.size, listed.sha256 if listed else None))
+    return wanted

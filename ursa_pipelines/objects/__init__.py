@@ -1,0 +1,1 @@
+"""Bytes in object storage: keys, store, hashing, upload, verification, download."""

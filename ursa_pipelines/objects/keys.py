@@ -1,0 +1,44 @@
+"""The only module that builds and parses keys and `r2://bucket/key` URIs (DESIGN section 5)."""
+
+from __future__ import annotations
+
+from ursa_pipelines.recordings.layout import MANIFEST
+
+RECORDINGS = "recordings/"
+ACTIVE_POINTER = "ursa/ACTIVE.json"
+BUCKET_IDENTITY = "ursa/BUCKET.json"
+
+_SCHEME = "r2://"
+
+
+def recording_prefix(rec_id: str) -> str:
+    """The prefix below which a recording's raw objects lie; ends in `/`."""
+    return f"{RECORDINGS}{rec_id}/"
+
+
+def raw_key(rec_id: str, path: str) -> str:
+    """The key of a recording's file, manifest or participant.txt by its path in the recording directory."""
+    return recording_prefix(rec_id) + path
+
+
+def marker_key(rec_id: str) -> str:
+    """The key of the commit marker, outside of what the bucket lock covers."""
+    return f"manifests/{rec_id}/{MANIFEST}"
+
+
+def own_marker_key(rec_id: str) -> str:
+    """Where the commit marker goes if a rig's own marker stands under `marker_key`."""
+    return f"manifests/{rec_id}/ursa_pipelines.json"
+
+
+def uri(bucket: str, key: str) -> str:
+    """`r2://bucket/key`; a trailing `/` of a prefix is kept."""
+    return f"{_SCHEME}{bucket}/{key}"
+
+
+def parse_uri(text: str) -> tuple[str, str]:
+    """(bucket, key) of an `r2://` URI. Raises `ValueError` for any other scheme or an empty bucket."""
+    bucket, separator, key = text.removeprefix(_SCHEME).partition("/")
+    if not text.startswith(_SCHEME) or not bucket or not separator:
+        raise ValueError(f"{text!r} is not an r2://bucket/key URI")
+    return bucket, key

@@ -1,0 +1,179 @@
+"""One bucket behind one credential, with the few calls that recordings and catalog need.
+
+Every write is conditional: `create` (If-None-Match: *) or `replace` (If-Match: ETag); nothing here deletes or
+overwrites a raw object (DESIGN section 5, rule 1). Single requests go through obstore's synchronous API; files
+too large for one request go through boto3, because obstore offers no create-only multipart upload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from typing import Any
+
+import obstore
+from obstore import exceptions as failures
+from obstore.store import S3Store
+
+from ursa_pipelines.errors import ETagMismatch, ObjectExists, ObjectNotFound, StoreDenied, StoreUnavailable
+
+_RETRIES = 6
+_RETRY_SECONDS = 60
+_REQUEST_SECONDS = 300
+_CONNECT_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What LIST or HEAD tells of an object: size in bytes, ETag in quotes, and from HEAD its stated SHA-256."""
+
+    key: str
+    size: int
+    etag: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a bucket is and how it is opened. `secret` returns (access key, secret key, session token)."""
+
+    url: str
+    region: str
+    secret: Callable[[], tuple[str, str, str | None]]
+
+
+class Bucket:
+    """A bucket of the object store. Raises `StoreUnavailable` and `StoreDenied` besides what each call names."""
+
+    def __init__(self, name: str, endpoint: Endpoint) -> None:
+        self.name = name
+        self._endpoint = endpoint
+
+    def __repr__(self) -> str:
+        return f"Bucket({self.name!r})"
+
+    def get(self, key: str) -> tuple[bytes, ObjectInfo]:
+        """The whole of a small object. Raises `ObjectNotFound`."""
+        with self._speaking_of(key):
+            result = obstore.get(self._store, key)
+            info = _info(key, result.meta, result.attributes)
+            return bytes(result.bytes()), info
+
+    def stream(self, key: str, chunk_bytes: int) -> Iterator[bytes]:
+        """The object's bytes in chunks of at least `chunk_bytes`. Raises `ObjectNotFound`."""
+        with self._speaking_of(key):
+            for chunk in obstore.get(self._store, key).stream(min_chunk_size=chunk_bytes):
+                yield bytes(chunk)
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Size, ETag and stated SHA-256 of an object, or None if there is none."""
+        try:
+            with self._speaking_of(key):
+                result = obstore.get(self._store, key, options={"head": True})
+                return _info(key, result.meta, result.attributes)
+        except ObjectNotFound:
+            return None
+
+    def list_objects(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects whose keys begin with `prefix` (which ends in `/`), 1,000 to a request, without metadata."""
+        with self._speaking_of(prefix):
+            for page in obstore.list(self._store, prefix=prefix, chunk_size=1000):
+                for meta in page:
+                    yield _info(meta["path"], meta, {})
+
+    def create(self, key: str, body: bytes, *, sha256: str | None = None) -> ObjectInfo:
+        """Writes an object that must not exist yet, with its digest as metadata. Raises `ObjectExists`.
+
+        After a lost answer `ObjectExists` may speak of our own success; callers compare before they call it
+        a conflict.
+        """
+        with self._speaking_of(key):
+            attributes = {"sha256": sha256} if sha256 else None
+            result = obstore.put(self._store, key, body, mode="create", attributes=attributes, use_multipart=False)
+        return ObjectInfo(key, len(body), result["e_tag"] or "", sha256)
+
+    def replace(self, key: str, body: bytes, etag: str, *, sha256: str | None = None) -> ObjectInfo:
+        """Writes over the version with this ETag and no other. Raises `ETagMismatch`."""
+        with self._speaking_of(key):
+            attributes = {"sha256": sha256} if sha256 else None
+            result = obstore.put(
+                self._store, key, body, mode={"e_tag": etag}, attributes=attributes, use_multipart=False
+            )
+        return ObjectInfo(key, len(body), result["e_tag"] or "", sha256)
+
+    @cached_property
+    def multipart_client(self) -> Any:
+        """A boto3 client for multipart uploads, set up as R2 needs it (studies: transfer, traps T1, T2, T4)."""
+        import boto3
+        from botocore.config import Config
+
+        access_key, secret_key, token = self._endpoint.secret()
+        session = boto3.Session(aws_access_key_id=access_key, aws_secret_access_key=secret_key, aws_session_token=token)
+        return session.client(
+            "s3",
+            endpoint_url=self._endpoint.url,
+            region_name=self._endpoint.region,
+            config=Config(
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+                s3={"payload_signing_enabled": False, "addressing_style": "path"},
+                retries={"mode": "standard", "max_attempts": _RETRIES},
+                connect_timeout=_CONNECT_SECONDS,
+                read_timeout=_REQUEST_SECONDS,
+                max_pool_connections=32,
+            ),
+        )
+
+    @cached_property
+    def _store(self) -> S3Store:
+        # Each setting that the environment could supply instead is named, so that none of it decides
+        # which store is written to.
+        def credential() -> dict[str, Any]:
+            access_key, secret_key, token = self._endpoint.secret()
+            return {"access_key_id": access_key, "secret_access_key": secret_key, "token": token, "expires_at": None}
+
+        return S3Store(
+            self.name,
+            endpoint=self._endpoint.url,
+            aws_endpoint_url_s3=self._endpoint.url,
+            region=self._endpoint.region,
+            virtual_hosted_style_request=False,
+            skip_signature=False,
+            unsigned_payload=self._endpoint.url.startswith("https://"),
+            conditional_put="etag",
+            checksum_algorithm="SHA256",
+            credential_provider=credential,  # type: ignore[arg-type]
+            client_options={
+                "allow_http": self._endpoint.url.startswith("http://"),
+                "connect_timeout": timedelta(seconds=_CONNECT_SECONDS),
+                "timeout": timedelta(seconds=_REQUEST_SECONDS),
+            },
+            retry_config={"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_RETRY_SECONDS)},
+        )
+
+    @contextmanager
+    def _speaking_of(self, key: str) -> Iterator[None]:
+        place = f"{self.name}/{key}"
+        try:
+            yield
+        except FileNotFoundError:
+            raise ObjectNotFound("there is no such object", place=place) from None
+        except failures.AlreadyExistsError:
+            raise ObjectExists("an object is there already", place=place) from None
+        except failures.PreconditionError:
+            raise ETagMismatch("it was changed by somebody else", place=place) from None
+        except (failures.PermissionDeniedError, failures.UnauthenticatedError) as error:
+            raise StoreDenied(f"the object store refused it: {_first_line(error)}", place=place) from None
+        except failures.BaseError as error:
+            raise StoreUnavailable(f"the object store failed: {_first_line(error)}", place=place) from None
+
+
+def _info(key: str, meta: Any, attributes: Any) -> ObjectInfo:
+    return ObjectInfo(key, meta["size"], meta["e_tag"] or "", attributes.get("sha256"))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:300]

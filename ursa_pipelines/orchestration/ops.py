@@ -1,0 +1,181 @@
+"""The working ops. Each takes the whole batch, hands on small items, and never raises for a single recording."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import dagster as dg
+
+from ursa_pipelines.errors import UrsaError
+from ursa_pipelines.ingest.batch import BatchItem, StepName
+from ursa_pipelines.objects.keys import marker_key, recording_prefix, uri
+from ursa_pipelines.orchestration.resources import UrsaResource
+
+RECORDING = dg.AssetKey("recording")
+CHECK = "rows_and_objects_agree"
+
+
+class IngestConfig(dg.Config):
+    """What an operator may set when launching a run; the defaults suit every ordinary ingest."""
+
+    overwrite: bool = False
+    allow_partial: bool = False
+
+
+@dataclass(frozen=True)
+class BatchState:
+    """What passes from op to op: how the run was configured, and how far each recording has come."""
+
+    overwrite: bool
+    allow_partial: bool
+    items: Sequence[BatchItem]
+
+
+@dg.op(
+    ins={"nas_recording": dg.In(dg.Nothing), "r2_recording": dg.In(dg.Nothing)},
+    description="Looks at each recording's directories and at the bucket, and refuses what must not be ingested.",
+)
+def discover(context: dg.OpExecutionContext, config: IngestConfig, ursa: UrsaResource) -> BatchState:
+    items = [BatchItem(rec_id) for rec_id in context.partition_keys]
+    return _advance(context, ursa, "discover", BatchState(config.overwrite, config.allow_partial, items))
+
+
+@dg.op(name="hash", description="Hashes the files that no manifest attests; attested ones are hashed as they are sent.")
+def hash_unattested(context: dg.OpExecutionContext, ursa: UrsaResource, batch: BatchState) -> BatchState:
+    return _advance(context, ursa, "hash", batch)
+
+
+@dg.op(description="Keeps a rig's manifest byte for byte; makes one where none is usable.")
+def reconstruct_manifest(context: dg.OpExecutionContext, ursa: UrsaResource, batch: BatchState) -> BatchState:
+    return _advance(context, ursa, "reconstruct_manifest", batch)
+
+
+@dg.op(pool="upload", description="Sends what the bucket lacks, proves what it has, then stores the manifest.")
+def upload(context: dg.OpExecutionContext, ursa: UrsaResource, batch: BatchState) -> BatchState:
+    return _advance(context, ursa, "upload", batch)
+
+
+@dg.op(pool="catalog", description="Writes the rows, each recording's in one compare-and-swap.")
+def register(context: dg.OpExecutionContext, ursa: UrsaResource, batch: BatchState) -> BatchState:
+    registered = _advance(context, ursa, "register", batch)
+    bucket = ursa.data().profile.buckets.raw
+    for item in registered.items:
+        if item.status == "OK":
+            context.log_event(
+                dg.AssetMaterialization(
+                    asset_key=RECORDING,
+                    partition=item.rec_id,
+                    tags={"dagster/data_version": item.recording_hash},
+                    metadata=_metadata(item, bucket),
+                )
+            )
+    return registered
+
+
+@dg.op(out=dg.Out(dg.Nothing, is_required=False), description="Shows the batch as a table; fails if a recording did.")
+def report(context: dg.OpExecutionContext, batch: BatchState):
+    table = _table(batch.items)
+    context.log_event(dg.AssetObservation(asset_key=RECORDING, metadata={"recordings": table}))
+    failed = [item for item in batch.items if item.status == "FAIL"]
+    if failed:
+        raise dg.Failure(
+            description="\n".join(item.reason for item in failed),
+            metadata={"failed": len(failed), "recordings": table},
+            allow_retries=False,
+        )
+    return
+    yield
+
+
+@dg.op(description="Reads rows, manifests and objects of the registered recordings again and compares them.")
+def rows_and_objects_agree(
+    context: dg.OpExecutionContext, ursa: UrsaResource, batch: BatchState
+) -> dg.AssetCheckResult:
+    data = ursa.data(run_id=context.run_id)
+    problems: dict[str, list[str]] = {}
+    registered = [item for item in batch.items if item.status == "OK"]
+    for item in registered:
+        try:
+            problems[item.rec_id] = list(data.verify(item.rec_id).problems)
+        except UrsaError as error:
+            problems[item.rec_id] = [str(error)]
+        context.log_event(
+            dg.AssetCheckEvaluation(
+                asset_key=RECORDING,
+                check_name=CHECK,
+                partition=item.rec_id,
+                passed=not problems[item.rec_id],
+                metadata={"problems": problems[item.rec_id]},
+            )
+        )
+    return dg.AssetCheckResult(
+        asset_key=RECORDING,
+        check_name=CHECK,
+        passed=not any(problems.values()),
+        metadata={"recordings": len(registered), "problems": sum(map(len, problems.values()))},
+    )
+
+
+def _advance(context: dg.OpExecutionContext, ursa: UrsaResource, step: StepName, batch: BatchState) -> BatchState:
+    work = ursa.batch(context, overwrite=batch.overwrite, allow_partial=batch.allow_partial)
+    before = {item.rec_id: item.status for item in batch.items if item.state == "going"}
+    items = work.step(step, batch.items)
+    for item in items:
+        if item.rec_id in before and item.state in {"failed", "waiting"}:
+            context.log.warning("%s %s", item.status, item.reason)
+    return replace(batch, items=items)
+
+
+def _metadata(item: BatchItem, bucket: str) -> dict[str, dg.MetadataValue]:
+    value = dg.MetadataValue
+    speed = item.bytes_uploaded / 1e6 / item.seconds if item.bytes_uploaded and item.seconds else 0.0
+    return {
+        "path": value.text(item.path),
+        "outcome": value.text(item.outcome),
+        "files": value.int(item.files),
+        "bytes": value.int(item.bytes),
+        "files_uploaded": value.int(item.files_uploaded),
+        "files_skipped": value.int(item.files_skipped),
+        "bytes_uploaded": value.int(item.bytes_uploaded),
+        "seconds": value.float(round(item.seconds, 3)),
+        "MB/s": value.float(round(speed, 3)),
+        "verification": value.text(item.verification),
+        "nodes": value.text(", ".join(item.nodes)),
+        "nodes_missing": value.text(", ".join(item.nodes_missing)),
+        "recording_hash": value.text(item.recording_hash),
+        "fingerprint": value.text(item.fingerprint),
+        "commit_marker": value.text(uri(bucket, marker_key(item.rec_id))),
+        "dagster/uri": value.text(uri(bucket, recording_prefix(item.rec_id))),
+    }
+
+
+def _table(items: Sequence[BatchItem]) -> dg.TableMetadataValue:
+    columns = {
+        "recording": "string",
+        "status": "string",
+        "path": "string",
+        "files": "int",
+        "bytes": "int",
+        "sent": "int",
+        "seconds": "float",
+        "outcome": "string",
+        "reason": "string",
+    }
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord(
+                {
+                    "recording": item.rec_id,
+                    "status": item.status,
+                    "path": item.path,
+                    "files": item.files,
+                    "bytes": item.bytes,
+                    "sent": item.files_uploaded,
+                    "seconds": round(item.seconds, 2),
+                    "outcome": item.outcome,
+                    "reason": item.reason,
+                }
+            )
+            for item in items
+        ],
+        schema=dg.TableSchema([dg.TableColumn(name, kind) for name, kind in columns.items()]),
+    )

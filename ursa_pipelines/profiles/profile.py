@@ -1,0 +1,166 @@
+"""Profiles: shipped YAML for `local`, `r2` and `r2-test`, or a file of the user's own (runbook, Config selection).
+
+No environment variable selects a profile, and no profile holds a secret: credentials are `op://` references.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ursa_pipelines.embedded.state import state_directory
+from ursa_pipelines.errors import ProfileInvalid
+
+Role = Literal["assets_ro", "assets_rw", "raw_ro", "raw_rw"]
+ROLES: tuple[Role, ...] = ("assets_ro", "assets_rw", "raw_ro", "raw_rw")
+SHIPPED = ("local", "r2", "r2-test")
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def _is_reference(text: str) -> str:
+    if not text.startswith("op://") or text.count("/") < 4 or not text.isprintable():
+        raise ValueError("is not an op://vault/item/field reference; secrets are never written into a profile")
+    return text
+
+
+def _is_endpoint(text: str) -> str:
+    return _is_reference(text) if text.startswith("op://") else require_url(text)
+
+
+def require_url(text: str) -> str:
+    """An object store's URL without a trailing slash. Raises `ValueError` unless it is https, or http to loopback."""
+    url = urlsplit(text)
+    if not url.hostname or url.username or url.path.strip("/") or url.query:
+        raise ValueError("is not a URL such as https://ACCOUNT.r2.cloudflarestorage.com")
+    if url.scheme != "https" and not (url.scheme == "http" and url.hostname in _LOOPBACK):
+        raise ValueError("must be https; plain http only reaches this machine itself")
+    return text.rstrip("/")
+
+
+Reference = Annotated[str, AfterValidator(_is_reference)]
+BucketName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\z")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class CredentialReferences(_Section):
+    """Where 1Password keeps one role's credential."""
+
+    access_key_id: Reference
+    secret_access_key: Reference
+    session_token: Reference | None = None
+
+
+class Buckets(_Section):
+    raw: BucketName
+    assets: BucketName
+
+
+class SourceSettings(_Section):
+    """A NAS share or drive by name. A relative path is below the state directory."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_]+\z")
+    path: Path
+
+
+class IngestSettings(_Section):
+    """Periods are seconds, sizes bytes (DESIGN sections 4 and 5)."""
+
+    quiet_period: float = Field(default=120, ge=0)
+    reconstruct_after: float = Field(default=3600, ge=0)
+    reconstruct_after_bucket: float = Field(default=86400, ge=0)
+    resume_above: int = Field(default=128 * 1024**2, ge=0)
+    part_size: int = Field(default=16 * 1024**2, ge=5 * 1024**2, le=1024**3)
+    upload_workers: int = Field(default=8, ge=1, le=64)
+    hash_workers: int | None = Field(default=None, ge=1, le=64)
+
+
+class Profile(_Section):
+    """Everything that differs between one place and another. `family` is what the buckets say they belong to."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+\z")
+    family: Literal["local", "production", "test"]
+    store: Literal["embedded", "s3"] = "s3"
+    endpoint: Annotated[str, AfterValidator(_is_endpoint)] | None = None
+    region: str = "auto"
+    buckets: Buckets
+    credentials: dict[Role, CredentialReferences] = Field(default_factory=dict)
+    catalog_prefix: str | None = Field(default=None, pattern=r"^ursa/[A-Za-z0-9._/-]+[A-Za-z0-9_-]\z")
+    sources: list[SourceSettings] = Field(default_factory=list)
+    settings: IngestSettings = Field(default_factory=IngestSettings)
+
+    @model_validator(mode="after")
+    def _can_be_opened(self) -> Profile:
+        if self.store == "s3":
+            if self.endpoint is None:
+                raise ValueError("endpoint is missing")
+            missing = [role for role in ROLES if role not in self.credentials]
+            if missing:
+                raise ValueError(f"credentials are missing for {', '.join(missing)}")
+        elif self.endpoint is not None or self.credentials:
+            raise ValueError("the embedded store makes its own endpoint and credentials; use store: s3 for another")
+        if len({source.name for source in self.sources}) < len(self.sources):
+            raise ValueError("two sources have the same name")
+        return self
+
+
+def load_profile(profile: str | None, config_path: Path | None = None) -> Profile:
+    """The shipped profile of that name, the one in the YAML file, or the shipped one with the file's fields over it.
+
+    Raises `ProfileInvalid`, naming the field.
+    """
+    if profile is None and config_path is None:
+        raise ProfileInvalid(f"no profile was named; there are {', '.join(SHIPPED)}")
+    document: dict[str, Any] = {}
+    if profile is not None:
+        if profile not in SHIPPED:
+            raise ProfileInvalid(f"there is no profile {profile!r}")
+        shipped = resources.files("ursa_pipelines.profiles").joinpath(f"{profile}.yaml")
+        document = _document(shipped.read_text(encoding="utf-8"), f"{profile}.yaml")
+    if config_path is not None:
+        try:
+            text = config_path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ProfileInvalid(f"it cannot be read: {error}", place=str(config_path)) from None
+        document = _merged(document, _document(text, str(config_path)))
+    place = str(config_path or profile)
+    try:
+        found = Profile.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ProfileInvalid(
+            first["msg"].removeprefix("Value error, "), place=f"{place}: {field}" if field else place
+        ) from None
+    state = state_directory()
+    sources = [source.model_copy(update={"path": state / source.path.expanduser()}) for source in found.sources]
+    return found.model_copy(update={"sources": sources})
+
+
+def _document(text: str, place: str) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        raise ProfileInvalid(
+            f"it is not valid YAML (line {line + 1 if line is not None else '?'})", place=place
+        ) from None
+    if not isinstance(document, dict):
+        raise ProfileInvalid("it is not a YAML mapping", place=place)
+    return document
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        both_mappings = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both_mappings else value
+    return merged

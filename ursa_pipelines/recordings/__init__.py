@@ -1,0 +1,1 @@
+"""What a recording is, told without any network: ids, directory, inventory, settling, manifest, rows."""
