@@ -6,6 +6,7 @@ Names are loaded on first use, so that importing the package costs nothing.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,10 @@ __all__ = [
     "UploadProgress",
     "UrsaError",
 ]
+
+
+# Without a handler of the application's, warnings would go to standard error beside the results that tell the same.
+logging.getLogger("ursa").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> object:

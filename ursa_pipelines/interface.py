@@ -269,6 +269,12 @@ class DataInterface:
         raw = self._bucket("raw_ro")
         return download_files(raw, lambda: _wanted_files(raw, results), Path(dest), layout=layout, progress=progress)
 
+    def init_catalog(self) -> str:
+        """Creates an empty catalog and the buckets' identity objects where they are missing; the live prefix."""
+        for role in ("assets_rw", "raw_rw"):
+            self._require_identity(self._bucket(role), _PURPOSES[role], may_create=True)
+        return init_catalog(self._bucket("assets_rw"), by=self._writer.by).prefix
+
     # Rooms
 
     @cached_property
@@ -330,12 +336,12 @@ class DataInterface:
 
         return Endpoint(self._credentials.endpoint(), self.profile.region, secret)
 
-    def _require_identity(self, bucket: Bucket, purpose: str) -> None:
+    def _require_identity(self, bucket: Bucket, purpose: str, *, may_create: bool = False) -> None:
         expected = {"family": self.profile.family, "purpose": purpose}
         try:
             raw, _ = bucket.get(BUCKET_IDENTITY)
         except ObjectNotFound:
-            if self.profile.family != "local":
+            if not may_create and self.profile.family != "local":
                 raise BucketMismatch(
                     "the bucket has no identity object",
                     place=f"{bucket.name}/{BUCKET_IDENTITY}",

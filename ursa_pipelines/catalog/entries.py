@@ -203,8 +203,8 @@ def _write_under(
                         raise RecordingConflict(
                             f"its manifest states the recording_hash {recording_hash}, but {owner} is registered",
                             recording=rec_id,
-                            remedy="If nothing was ever ingested under that hash, run "
-                            f"`ursa doctor --release-claim {rec_id}`; else compare both recordings.",
+                            remedy="Compare both recordings. If the other was never registered, its claim "
+                            f"{claim_key(prefix, rec_id or '')} is left over from an interrupted run.",
                         )
                     recording_hash = owner
                     raise ETagMismatch("the rec_id belongs to another recording_hash", recording=rec_id)

@@ -6,6 +6,7 @@ Read in `Catalog.open`; a missing or malformed pointer stops everything, no pref
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -91,6 +92,8 @@ def require_known_version(assets: Bucket, prefix: str) -> None:
 
 def init_catalog(assets: Bucket, *, by: str, prefix: str = DEFAULT_PREFIX) -> Pointer:
     """Creates an empty catalog and the pointer to it; what is there already stays, and is returned."""
+    with suppress(CatalogNotInitialized):
+        return read_pointer(assets)
     now = datetime.now(UTC)
     for key, document in (
         (f"{prefix}/CATALOG.json", CatalogDocument(created_at=now, created_by=by)),

@@ -185,7 +185,7 @@ def _spawn(command: list[str], environment: dict[str, str]) -> int:
             os.pwrite(lock, str(os.getpid()).encode(), 0)
             os.set_inheritable(lock, True)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.execve(command[0], command, environment)
+            os.execve(command[0], command, environment)  # noqa: S606
         except OSError as error:
             os.write(2, f"{command[0]}: {error.strerror}\n".encode())
         finally:

@@ -23,10 +23,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ursa_pipelines.embedded import keeper, server
 from ursa_pipelines.errors import EmbeddedStoreUnavailable
+
+if TYPE_CHECKING:
+    from obstore.store import S3Credential
 
 GRACE_SECONDS = 3.0
 """How long the server outlives its last user, so that one command after another need not start it."""
@@ -214,7 +217,14 @@ def _status(store: EmbeddedStore, method: Literal["GET", "PUT"], bucket: str) ->
     import obstore
     from obstore.store import S3Store
 
-    # With a plain key and endpoint, obstore would add AWS_SESSION_TOKEN and prefer AWS_ENDPOINT_URL_S3 to it.
+    def credential() -> S3Credential:
+        return {
+            "access_key_id": store.access_key_id,
+            "secret_access_key": store.secret_access_key,
+            "expires_at": None,
+        }
+
+    # Given key and endpoint as plain settings, obstore would add AWS_SESSION_TOKEN and prefer AWS_ENDPOINT_URL_S3.
     signer = S3Store(
         bucket,
         aws_endpoint_url_s3=store.endpoint,
@@ -222,11 +232,7 @@ def _status(store: EmbeddedStore, method: Literal["GET", "PUT"], bucket: str) ->
         virtual_hosted_style_request=False,
         skip_signature=False,
         client_options={"allow_http": True},
-        credential_provider=lambda: {
-            "access_key_id": store.access_key_id,
-            "secret_access_key": store.secret_access_key,
-            "expires_at": None,
-        },
+        credential_provider=credential,
     )
     url = obstore.sign(signer, method, "", timedelta(minutes=1))
     connection = http.client.HTTPConnection(store.endpoint.removeprefix("http://"), timeout=_REQUEST_SECONDS)

@@ -47,6 +47,7 @@ class Watch:
         self._progress, self._should_pause = progress, should_pause
         self._lock = threading.Lock()
         self._bytes = self._bytes_total = self._files = self._files_total = 0
+        self._begun: dict[str, int] = {}
 
     def expect(self, *, files: int, total_bytes: int) -> None:
         """Sets what 100 % is."""
@@ -54,20 +55,22 @@ class Watch:
 
     def sent(self, path: str, count: int) -> None:
         """Counts `count` bytes of a file as done."""
-        self._tell(path, count, 0)
+        with self._lock:
+            self._begun[path] = self._begun.get(path, 0) + count
+            self._tell(path, count)
 
-    def done(self, path: str, skipped_bytes: int = 0) -> None:
-        """Counts a file as done, with the bytes of it that did not have to be sent."""
-        self._tell(path, skipped_bytes, 1)
+    def done(self, path: str, size: int) -> None:
+        """Counts a file of `size` bytes as done, with those of its bytes that did not have to be sent."""
+        with self._lock:
+            self._files += 1
+            self._tell(path, size - self._begun.pop(path, 0))
 
     def check_stop(self) -> None:
         """Raises `UploadInterrupted` if the caller asked to pause."""
         if self._should_pause is not None and self._should_pause():
             raise UploadInterrupted("a pause was asked for")
 
-    def _tell(self, path: str, count: int, files: int) -> None:
-        with self._lock:
-            self._bytes += count
-            self._files += files
-            if self._progress is not None:
-                self._progress(UploadProgress(path, self._bytes, self._bytes_total, self._files, self._files_total))
+    def _tell(self, path: str, count: int) -> None:
+        self._bytes += count
+        if self._progress is not None:
+            self._progress(UploadProgress(path, self._bytes, self._bytes_total, self._files, self._files_total))

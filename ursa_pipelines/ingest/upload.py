@@ -109,7 +109,7 @@ def _place_segments(
                 raise StoreUnavailable("the upload was lost", recording=rec_id, place=path) from None
             return prove(outgoing, there)
         sent[path] = outgoing.file.size
-        watch.done(path)
+        watch.done(path, outgoing.file.size)
         return info
 
     outgoing = [
@@ -162,10 +162,13 @@ def _store_manifest(context: IngestContext, stored: StoredRecording, one: NamedM
     node = one.node or "unnamed"
     beside = (f"{NODE_MANIFESTS}/{node}.json", f"{NODE_MANIFESTS}/{node}.{_short_digest(one.raw)}.json")
     if one.name == MANIFEST and stored.stub is not None:
+        key = raw_key(stored.rec_id, MANIFEST)
         try:
-            context.raw.replace(raw_key(stored.rec_id, MANIFEST), one.raw, stored.stub.etag)
+            context.raw.replace(key, one.raw, stored.stub.etag)
         except (ETagMismatch, StoreDenied):
-            _store_once(context, stored, beside, one.raw)
+            # It may have been replaced by us, with the answer lost; or the bucket lock keeps the stub.
+            if context.raw.get(key)[0] != one.raw:
+                _store_once(context, stored, beside, one.raw)
         return
     _store_once(context, stored, (one.name, *(name for name in beside if name != one.name)), one.raw)
 

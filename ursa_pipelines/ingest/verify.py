@@ -15,8 +15,6 @@ from ursa_pipelines.objects.stored import StoredRecording, read_stored
 from ursa_pipelines.recordings.layout import split_worker, worker_of
 from ursa_pipelines.recordings.merge import MergedManifest, merge_manifests
 
-_CHUNK_BYTES = 1024 * 1024
-
 
 @dataclass(frozen=True)
 class Verification:
@@ -97,7 +95,7 @@ def _bytes_against_manifest(raw: Bucket, merged: MergedManifest, stored: StoredR
         if path not in stored.objects or not file.sha256:
             continue
         state = hashlib.sha256()
-        for chunk in raw.stream(raw_key(stored.rec_id, path), _CHUNK_BYTES):
+        for chunk in raw.stream(raw_key(stored.rec_id, path)):
             state.update(chunk)
         if state.hexdigest() != file.sha256:
             problems.append(f"{path} has SHA-256 {state.hexdigest()} in the bucket, but {file.sha256} is listed")

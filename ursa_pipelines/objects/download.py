@@ -20,8 +20,6 @@ logger = logging.getLogger("ursa.download")
 Layout = Literal["by_recording", "by_modality", "flat"]
 Phase = Literal["start", "plan_done", "modality_start", "file_done", "modality_done", "finish"]
 
-_CHUNK_BYTES = 1024 * 1024
-
 
 @dataclass(frozen=True)
 class DownloadProgress:
@@ -119,7 +117,7 @@ def _bring(raw: Bucket, wanted: WantedFile, target: Path) -> None:
     try:
         state, size = hashlib.sha256(), 0
         with os.fdopen(descriptor, "wb") as stream:
-            for chunk in raw.stream(raw_key(wanted.rec_id, wanted.path), _CHUNK_BYTES):
+            for chunk in raw.stream(raw_key(wanted.rec_id, wanted.path)):
                 state.update(chunk)
                 size += stream.write(chunk)
         if size != wanted.size or (wanted.sha256 and state.hexdigest() != wanted.sha256):

@@ -12,8 +12,6 @@ from ursa_pipelines.errors import ObjectConflict
 from ursa_pipelines.objects.store import Bucket, ObjectInfo
 from ursa_pipelines.objects.stored import Marker
 
-_CHUNK_BYTES = 1024 * 1024
-
 
 def require_same_bytes(
     bucket: Bucket, info: ObjectInfo, *, rec_id: str, path: str, size: int, sha256: str, marker: Marker | None = None
@@ -42,6 +40,6 @@ def stored_digest(bucket: Bucket, key: str) -> str:
     if info is not None and info.sha256:
         return info.sha256
     state = hashlib.sha256()
-    for chunk in bucket.stream(key, _CHUNK_BYTES):
+    for chunk in bucket.stream(key):
         state.update(chunk)
     return state.hexdigest()

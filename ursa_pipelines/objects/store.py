@@ -7,6 +7,8 @@ too large for one request go through boto3, because obstore offers no create-onl
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,14 @@ _RETRIES = 6
 _RETRY_SECONDS = 60
 _REQUEST_SECONDS = 300
 _CONNECT_SECONDS = 10
+_STATUS = re.compile(r"status code: ([0-9]{3})")
+_NOT_FROM_ENVIRONMENT = {
+    "profile": (None, None, None, None),
+    "config_file": (None, None, os.devnull, None),
+    "credentials_file": (None, None, os.devnull, None),
+}
+"""For botocore: a profile or file that the user's environment names for other tools is passed over."""
+_STREAM_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +72,19 @@ class Bucket:
             info = _info(key, result.meta, result.attributes)
             return bytes(result.bytes()), info
 
-    def stream(self, key: str, chunk_bytes: int) -> Iterator[bytes]:
-        """The object's bytes in chunks of at least `chunk_bytes`. Raises `ObjectNotFound`."""
-        with self._speaking_of(key):
-            for chunk in obstore.get(self._store, key).stream(min_chunk_size=chunk_bytes):
-                yield bytes(chunk)
+    def stream(self, key: str) -> Iterator[memoryview]:
+        """The object's bytes in order, one bounded request after another. Raises `ObjectNotFound`.
+
+        Raw objects never change, so requests of one object belong together; a single request for a large one
+        would run into its time-out on a slow line.
+        """
+        info = self.head(key)
+        if info is None:
+            raise ObjectNotFound("there is no such object", place=f"{self.name}/{key}")
+        for start in range(0, info.size, _STREAM_BYTES):
+            with self._speaking_of(key):
+                chunk = obstore.get_range(self._store, key, start=start, end=min(start + _STREAM_BYTES, info.size))
+            yield memoryview(chunk)
 
     def head(self, key: str) -> ObjectInfo | None:
         """Size, ETag and stated SHA-256 of an object, or None if there is none."""
@@ -109,9 +127,15 @@ class Bucket:
         """A boto3 client for multipart uploads, set up as R2 needs it (studies: transfer, traps T1, T2, T4)."""
         import boto3
         from botocore.config import Config
+        from botocore.session import Session
 
         access_key, secret_key, token = self._endpoint.secret()
-        session = boto3.Session(aws_access_key_id=access_key, aws_secret_access_key=secret_key, aws_session_token=token)
+        session = boto3.Session(
+            aws_access_key_id=access_key,
+            aws_secret_access_key=secret_key,
+            aws_session_token=token,
+            botocore_session=Session(session_vars=_NOT_FROM_ENVIRONMENT),
+        )
         return session.client(
             "s3",
             endpoint_url=self._endpoint.url,
@@ -142,6 +166,8 @@ class Bucket:
             region=self._endpoint.region,
             virtual_hosted_style_request=False,
             skip_signature=False,
+            s3_express=False,
+            request_payer=False,
             unsigned_payload=self._endpoint.url.startswith("https://"),
             conditional_put="etag",
             checksum_algorithm="SHA256",
@@ -168,6 +194,12 @@ class Bucket:
         except (failures.PermissionDeniedError, failures.UnauthenticatedError) as error:
             raise StoreDenied(f"the object store refused it: {_first_line(error)}", place=place) from None
         except failures.BaseError as error:
+            # What LIST is answered reaches us without a type of its own.
+            status = _STATUS.search(str(error))
+            if status and status[1] in {"401", "403"}:
+                raise StoreDenied(f"the object store refused it: {_first_line(error)}", place=place) from None
+            if status and status[1] == "404":
+                raise ObjectNotFound("there is no such bucket", place=place) from None
             raise StoreUnavailable(f"the object store failed: {_first_line(error)}", place=place) from None
 
 

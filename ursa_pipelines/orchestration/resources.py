@@ -21,11 +21,14 @@ class UrsaResource(dg.ConfigurableResource):
     profile: str | None = None
     config_path: str | None = None
 
+    _interfaces: dict[str | None, DataInterface] = PrivateAttr(default_factory=dict)
     _batches: dict[str, Batch] = PrivateAttr(default_factory=dict)
 
     def data(self, *, run_id: str | None = None) -> DataInterface:
-        """The Python interface to the profile, for reading."""
-        return DataInterface(self.profile, config_path=self.config_path, run_id=run_id)
+        """The Python interface to the profile; one per run and process, so that credentials are fetched once."""
+        if run_id not in self._interfaces:
+            self._interfaces[run_id] = DataInterface(self.profile, config_path=self.config_path, run_id=run_id)
+        return self._interfaces[run_id]
 
     def batch(self, context: dg.OpExecutionContext, *, overwrite: bool, allow_partial: bool) -> Batch:
         """The batch of this run, which keeps its work in this process from op to op."""

@@ -61,7 +61,7 @@ def nas_sensor(source_name: str, profile: Profile) -> dg.SensorDefinition:
                 )
                 for rec_id in arrived
             ],
-            skip_reason=None if arrived else _told(found, waiting),
+            skip_reason=_told(found, arrived, waiting),
         )
 
     return _sensor
@@ -100,8 +100,7 @@ def _look(
         )
 
 
-def _told(found: list[str], waiting: list[str]) -> str:
-    if not waiting:
-        return f"nothing new among {len(found)} recordings"
-    more = f" and {len(waiting) - _REASONS_SHOWN} more" if len(waiting) > _REASONS_SHOWN else ""
-    return "waiting: " + "; ".join(waiting[:_REASONS_SHOWN]) + more
+def _told(found: list[str], arrived: list[str], waiting: list[str]) -> str:
+    told = f"{len(found)} recordings, {len(arrived)} newly settled, {len(waiting)} waiting"
+    more = f"; and {len(waiting) - _REASONS_SHOWN} more" if len(waiting) > _REASONS_SHOWN else ""
+    return "; ".join([told, *waiting[:_REASONS_SHOWN]]) + more

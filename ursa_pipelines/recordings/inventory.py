@@ -22,17 +22,22 @@ from ursa_pipelines.recordings.identity import parse_rec_id
 from ursa_pipelines.recordings.layout import (
     MANIFEST,
     NODE_MANIFESTS,
+    NODE_PARTICIPANTS,
     PARTICIPANT,
     PATH_DEPTH_LIMIT,
     SESSION_LOCK,
     colliding_paths,
     is_clutter,
+    is_clutter_directory,
     is_partial_copy,
+    node_of_file,
     refusal_of_path,
+    shown,
 )
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_PLACE_LIMIT = 300
 _UNAVAILABLE = frozenset({errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.EHOSTDOWN, errno.ETIMEDOUT})
 
 
@@ -55,7 +60,10 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Inventory:
-    """A recording directory as it stood when it was listed. Sizes are bytes, times nanoseconds since 1970 UTC."""
+    """A recording directory as it stood when it was listed. Sizes are bytes, times nanoseconds since 1970 UTC.
+
+    `files` are the segments by path. `ignored` counts clutter; a directory of clutter is one entry, ending in `/`.
+    """
 
     directory: Path
     rec_id: str
@@ -66,6 +74,7 @@ class Inventory:
     locked: bool
     partial_copies: tuple[str, ...]
     ignored: tuple[str, ...]
+    node_participants: tuple[SourceFile, ...] = ()
 
     @property
     def total_bytes(self) -> int:
@@ -84,6 +93,7 @@ class Inventory:
     def _all_files(self) -> Iterator[SourceFile]:
         yield from self.files.values()
         yield from self.node_manifests
+        yield from self.node_participants
         yield from (file for file in (self.manifest, self.participant) if file)
 
 
@@ -104,7 +114,7 @@ def take_inventory(directory: Path) -> Inventory:
                 ignored.append(path)
                 continue
             if not stat.S_ISREG(entry_stat.st_mode):
-                raise SourceRefused(f"it is {_kind(entry_stat.st_mode)}", recording=rec_id, place=path)
+                raise SourceRefused(f"it is {_kind(entry_stat.st_mode)}", recording=rec_id, place=shown(path))
             found.append(
                 SourceFile(
                     path,
@@ -152,7 +162,9 @@ def read_source(inventory: Inventory, file: SourceFile, *, limit: int) -> bytes:
             f"it has {file.size:,} bytes; at most {limit:,} are read", recording=inventory.rec_id, place=file.path
         )
     with open_source(inventory, file) as stream:
-        content = b"".join(iter(lambda: stream.read(1024 * 1024), b""))
+        content = b""
+        while len(content) <= file.size and (more := stream.read(file.size + 1 - len(content))):
+            content += more
     if len(content) != file.size:
         raise SourceChanged(
             f"it gave {len(content):,} bytes instead of {file.size:,}", recording=inventory.rec_id, place=file.path
@@ -174,11 +186,13 @@ def _walk(root: int, rec_id: str) -> Iterator[tuple[str, os.stat_result, str]]:
                     status = entry.stat(follow_symlinks=False)
                     if not stat.S_ISDIR(status.st_mode):
                         yield path, status, disk_prefix + entry.name
-                    elif not is_clutter(path):
-                        if path.count("/") >= PATH_DEPTH_LIMIT:
-                            raise SourceRefused(
-                                f"it is more than {PATH_DEPTH_LIMIT} levels deep", recording=rec_id, place=path[:200]
-                            )
+                    elif is_clutter_directory(entry.name):
+                        yield f"{path}/", status, f"{disk_prefix}{entry.name}/"
+                    elif path.count("/") >= PATH_DEPTH_LIMIT:
+                        raise SourceRefused(
+                            f"it is more than {PATH_DEPTH_LIMIT} levels deep", recording=rec_id, place=shown(path)
+                        )
+                    else:
                         pending.append((f"{path}/", f"{disk_prefix}{entry.name}/"))
 
 
@@ -186,11 +200,15 @@ def _sort_out(directory: Path, rec_id: str, found: list[SourceFile], ignored: li
     segments: dict[str, SourceFile] = {}
     at_root: dict[str, SourceFile] = {}
     node_manifests: list[SourceFile] = []
+    node_participants: list[SourceFile] = []
     partial_copies: list[str] = []
+    place = shown(str(directory), _PLACE_LIMIT)
     collision = colliding_paths(file.path for file in found)
     if collision:
         raise SourceRefused(
-            f"the names {collision[0]!r} and {collision[1]!r} collide", recording=rec_id, place=str(directory)
+            f"the names '{shown(collision[0])}' and '{shown(collision[1])}' collide",
+            recording=rec_id,
+            place=place,
         )
     for file in sorted(found, key=lambda file: file.path):
         head, _, tail = file.path.partition("/")
@@ -198,15 +216,17 @@ def _sort_out(directory: Path, rec_id: str, found: list[SourceFile], ignored: li
             partial_copies.append(file.path)
         elif file.path in {MANIFEST, PARTICIPANT, SESSION_LOCK}:
             at_root[file.path] = file
-        elif head == NODE_MANIFESTS and "/" not in tail and tail.endswith(".json"):
+        elif head == NODE_MANIFESTS and tail.endswith(".json") and node_of_file(tail):
             node_manifests.append(file)
+        elif head == NODE_PARTICIPANTS and tail.endswith(".txt") and node_of_file(tail):
+            node_participants.append(file)
         else:
             refusal = refusal_of_path(file.path, rec_id=rec_id)
             if refusal:
-                raise SourceRefused(f"its name {refusal}", recording=rec_id, place=ascii(file.path[:200]))
+                raise SourceRefused(f"its name {refusal}", recording=rec_id, place=shown(file.path))
             segments[file.path] = file
-    if not (segments or at_root or node_manifests or partial_copies):
-        raise SourceNotFound("the directory holds no files", recording=rec_id, place=str(directory))
+    if not (segments or at_root or node_manifests or node_participants or partial_copies):
+        raise SourceNotFound("the directory holds no files", recording=rec_id, place=place)
     return Inventory(
         directory=directory,
         rec_id=rec_id,
@@ -217,20 +237,20 @@ def _sort_out(directory: Path, rec_id: str, found: list[SourceFile], ignored: li
         locked=SESSION_LOCK in at_root,
         partial_copies=tuple(partial_copies),
         ignored=tuple(sorted(ignored)),
+        node_participants=tuple(node_participants),
     )
 
 
 @contextmanager
 def _open_directory(directory: Path, rec_id: str) -> Iterator[int]:
+    place = shown(str(directory), _PLACE_LIMIT)
     try:
         descriptor = os.open(directory, _OPEN_DIRECTORY)
     except FileNotFoundError:
-        raise SourceNotFound("the directory does not exist", recording=rec_id, place=str(directory)) from None
+        raise SourceNotFound("the directory does not exist", recording=rec_id, place=place) from None
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENOTDIR}:
-            raise SourceRefused(
-                "it is a link or a file, not a directory", recording=rec_id, place=str(directory)
-            ) from None
+            raise SourceRefused("it is a link or a file, not a directory", recording=rec_id, place=place) from None
         raise
     try:
         yield descriptor
@@ -242,9 +262,11 @@ def _open_directory(directory: Path, rec_id: str) -> Iterator[int]:
 def _descriptor(name: str, flags: int, parent: int, rec_id: str, place: str) -> Iterator[int]:
     try:
         descriptor = os.open(name, flags, dir_fd=parent)
+    except PermissionError:
+        raise _unreadable(rec_id, place) from None
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO}:
-            raise SourceChanged("it vanished or was replaced", recording=rec_id, place=place) from None
+            raise SourceChanged("it vanished or was replaced", recording=rec_id, place=shown(place)) from None
         raise
     try:
         yield descriptor
@@ -257,16 +279,25 @@ def _reading(rec_id: str, place: str) -> Iterator[None]:
     try:
         yield
     except PermissionError:
-        raise SourceRefused(
-            "it may not be read", recording=rec_id, place=place, remedy="Give this user the right to read it."
-        ) from None
+        raise _unreadable(rec_id, place) from None
     except OSError as error:
         _raise_unavailable(error, rec_id, place)
 
 
+def _unreadable(rec_id: str, place: str) -> SourceRefused:
+    return SourceRefused(
+        "it may not be read",
+        recording=rec_id,
+        place=shown(place, _PLACE_LIMIT),
+        remedy="Give this user the right to read it.",
+    )
+
+
 def _raise_unavailable(error: OSError, rec_id: str, place: str) -> NoReturn:
     kind = "the drive failed" if error.errno in _UNAVAILABLE else "it could not be read"
-    raise SourceUnavailable(f"{kind} ({os.strerror(error.errno or 0)})", recording=rec_id, place=place) from error
+    raise SourceUnavailable(
+        f"{kind} ({os.strerror(error.errno or 0)})", recording=rec_id, place=shown(place, _PLACE_LIMIT)
+    ) from error
 
 
 def _kind(mode: int) -> str:

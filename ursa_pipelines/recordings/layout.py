@@ -14,6 +14,8 @@ PARTICIPANT = "participant.txt"
 SESSION_LOCK = "session.lock"
 NODE_MANIFESTS = "_node_manifests"
 NODE_PARTICIPANTS = "_node_participants"
+UNNAMED_NODE = "unnamed"
+"""Stands for the node in the names of stored files whose node is not known."""
 
 PATH_DEPTH_LIMIT = 32
 KEY_BYTES_LIMIT = 1024
@@ -27,7 +29,9 @@ _RESERVED_DIRECTORIES = frozenset({NODE_MANIFESTS, NODE_PARTICIPANTS})
 _INVISIBLE = frozenset(
     map(chr, (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x3164, 0xFFA0))
 ) | frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _DRIVE = re.compile(r"(?:^|/)[A-Za-z]:")
+_NODE_FILE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,62}?)(?:\.[0-9a-f]{8})?\.(?:json|txt)")
 _SHOWN_LIMIT = 120
 
 
@@ -40,7 +44,7 @@ def refusal_of_path(path: str, *, rec_id: str) -> str | None:
     """
     if not path:
         return "is empty"
-    if any("\ud800" <= character <= "\udfff" for character in path):
+    if _SURROGATE.search(path):
         return "holds an unpaired surrogate"
     components = path.split("/")
     for component in components:
@@ -105,6 +109,15 @@ def is_clutter_directory(name: str) -> bool:
 def is_partial_copy(path: str) -> bool:
     """Whether the name is that of a copy that has not finished."""
     return path.casefold().endswith(_PARTIAL_SUFFIXES)
+
+
+def node_of_file(name: str) -> str | None:
+    """The node a file directly below `_node_manifests/` or `_node_participants/` is named after, or None if none is.
+
+    The name is `<node>.json`, or `<node>.<8 hex of its SHA-256>.json`; for participants `.txt`.
+    """
+    match = _NODE_FILE.fullmatch(name)
+    return match.group(1) if match else None
 
 
 def worker_of(path: str) -> str | None:

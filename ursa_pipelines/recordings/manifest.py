@@ -35,6 +35,7 @@ FILE_BYTES_LIMIT = 5_000 * 1024**3
 
 # A string that never ends counts to the end of the text: trying again from each quote in it would be quadratic.
 _JSON_STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _PROBLEM_LIMIT = 400
 
 
@@ -155,9 +156,11 @@ def parse_manifest(raw: bytes, *, rec_id: str, place: str) -> Manifest:
         manifest = Manifest.model_validate(document, context={"rec_id": rec_id})
     except ValidationError as error:
         refuse(*_first_problem(error))
-    surrogate = _first_surrogate(document) if "\\ud" in text.casefold() else None
-    if surrogate is not None:
-        refuse("holds an unpaired surrogate", surrogate)
+    if _SURROGATE_ESCAPE.search(raw):
+        try:
+            json.dumps(document, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            refuse("holds an unpaired surrogate", _first_surrogate(document) or "")
     collision = colliding_paths(file.path for file in manifest.files)
     if collision:
         refuse(f"the paths '{shown(collision[0])}' and '{shown(collision[1])}' collide", "files")
@@ -209,11 +212,12 @@ def _finite_float(text: str) -> float:
 
 
 def _first_problem(error: ValidationError) -> tuple[str, str]:
-    """What is wrong with the first field that is, and its name. Of the forms a field may have, the closest counts."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
-    field = problems[0]["loc"][:1]
-    closest = max((one for one in problems if one["loc"][:1] == field), key=lambda one: len(one["loc"]))
-    return closest["msg"].removeprefix("Value error, "), _field_name(closest["loc"])
+    first = problems[0]
+    if first["loc"][0] == "nodes":
+        # It may have two forms, and each reports why it is not the one; what got further is what was meant.
+        first = max((one for one in problems if one["loc"][0] == "nodes"), key=lambda one: len(one["loc"]))
+    return first["msg"].removeprefix("Value error, "), _field_name(first["loc"])
 
 
 def _first_surrogate(value: object, field: str = "") -> str | None:

@@ -6,13 +6,21 @@ listed; stated recording_hashes must agree; a stub never counts. What contradict
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from ursa_pipelines.errors import ManifestConflict
-from ursa_pipelines.recordings.layout import NODE_MANIFESTS, colliding_paths, worker_of
+from ursa_pipelines.recordings.layout import (
+    NODE_MANIFESTS,
+    UNNAMED_NODE,
+    colliding_paths,
+    node_of_file,
+    shown,
+    worker_of,
+)
 from ursa_pipelines.recordings.manifest import Manifest
 
 
@@ -22,14 +30,15 @@ class NamedManifest:
 
     name: str
     manifest: Manifest
-    raw: bytes
+    raw: bytes = field(repr=False)
 
     @property
     def node(self) -> str | None:
         """The node that wrote it: as it says itself, else as its file under `_node_manifests/` is called."""
         if self.manifest.node or not self.is_node_manifest or self.manifest.reconstruction:
             return self.manifest.node
-        return self.name.rpartition("/")[2].removesuffix(".json") or None
+        node = node_of_file(self.name.rpartition("/")[2])
+        return node if node != UNNAMED_NODE else None
 
     @property
     def is_node_manifest(self) -> bool:
@@ -88,7 +97,8 @@ def merge_manifests(rec_id: str, named: Iterable[NamedManifest]) -> MergedManife
         return None
     files: dict[str, MergedFile] = {}
     listed_in: dict[str, str] = {}
-    for one in sorted(manifests, key=lambda one: (not one.is_node_manifest, one.name)):
+    # The most particular one first, whatever it is stored as: halves merge to the same in either order.
+    for one in sorted(manifests, key=lambda one: (len(one.manifest.files), one.raw)):
         owner = _owner_of_files(one)
         for entry in one.manifest.files:
             file = MergedFile(
@@ -101,7 +111,7 @@ def merge_manifests(rec_id: str, named: Iterable[NamedManifest]) -> MergedManife
     collision = colliding_paths(files)
     if collision:
         raise ManifestConflict(
-            f"the paths {collision[0]!r} and {collision[1]!r} of two manifests collide", recording=rec_id
+            f"the paths '{shown(collision[0])}' and '{shown(collision[1])}' of two manifests collide", recording=rec_id
         )
     starts = [one.manifest.started_at for one in manifests if one.manifest.started_at]
     ends = [one.manifest.ended_at for one in manifests if one.manifest.ended_at]
@@ -116,27 +126,33 @@ def merge_manifests(rec_id: str, named: Iterable[NamedManifest]) -> MergedManife
     )
 
 
-def _owner_of_files(one: NamedManifest):
+def _owner_of_files(one: NamedManifest) -> Callable[[str], str | None]:
     nodes = one.manifest.nodes
+    if isinstance(nodes, dict) and nodes:
+        claims = Counter(worker for workers in nodes.values() for worker in set(workers))
+        node_of_worker = {
+            worker: node if claims[worker] == 1 else None for node, workers in nodes.items() for worker in workers
+        }
+        return lambda path: node_of_worker.get(worker_of(path) or "", one.node)
     if one.is_node_manifest or not nodes:
         return lambda path: one.node
-    if isinstance(nodes, dict):
-        node_of_worker = {worker: node for node, workers in nodes.items() for worker in workers}
-        return lambda path: node_of_worker.get(worker_of(path) or "")
-    return lambda path: nodes[0] if len(nodes) == 1 else None
+    only = next(iter(nodes)) if len(nodes) == 1 else None
+    return lambda path: only
 
 
 def _agree(known: MergedFile, other: MergedFile, rec_id: str, places: tuple[str, str]) -> MergedFile:
     both_digests = known.sha256 and other.sha256
     if known.size_bytes != other.size_bytes or (both_digests and known.sha256 != other.sha256):
         raise ManifestConflict(
-            f"{places[0]} and {places[1]} list it with different content", recording=rec_id, place=known.path
+            f"{shown(places[0])} and {shown(places[1])} list it with different content",
+            recording=rec_id,
+            place=shown(known.path),
         )
     return replace(
         known,
         sha256=known.sha256 or other.sha256,
-        started_at=known.started_at or other.started_at,
-        ended_at=known.ended_at or other.ended_at,
+        started_at=min(filter(None, (known.started_at, other.started_at)), default=None),
+        ended_at=max(filter(None, (known.ended_at, other.ended_at)), default=None),
         node=known.node or other.node,
     )
 
@@ -148,7 +164,8 @@ def _stated_hash(rec_id: str, manifests: list[NamedManifest]) -> str | None:
         if one.manifest.recording_hash and one.manifest.reconstruction is None
     }
     if len(stated) > 1:
-        raise ManifestConflict(f"{' and '.join(stated.values())} state different recording_hashes", recording=rec_id)
+        names = " and ".join(sorted(shown(name) for name in stated.values())[:2])
+        raise ManifestConflict(f"{names} state different recording_hashes", recording=rec_id)
     return next(iter(stated), None)
 
 
@@ -158,5 +175,5 @@ def _device_info(rec_id: str, manifests: list[NamedManifest]) -> dict[str, Any] 
         info = one.manifest.device_info
         for key, value in ({one.node: info} if one.node and info else info or {}).items():
             if merged.setdefault(key, value) != value:
-                raise ManifestConflict(f"device_info of {key!r} differs between manifests", recording=rec_id)
+                raise ManifestConflict(f"device_info of '{shown(key)}' differs between manifests", recording=rec_id)
     return merged or None

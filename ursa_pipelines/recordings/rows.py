@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from ursa_pipelines.recordings.identity import derive_participant_id, parse_rec_id
-from ursa_pipelines.recordings.layout import split_worker, worker_of
+from ursa_pipelines.recordings.layout import KEY_BYTES_LIMIT, split_worker, worker_of
 from ursa_pipelines.recordings.manifest import UtcTime
 from ursa_pipelines.recordings.merge import MergedFile, MergedManifest
 
@@ -88,7 +88,7 @@ class ModalityRow(Row):
     primary_key_fields = ("recording_hash", "modality", "worker_id")
 
     recording_hash: CatalogID
-    modality: str = Field(min_length=1, max_length=200)
+    modality: str = Field(min_length=1, max_length=KEY_BYTES_LIMIT)
     worker_id: str | None = None
     format: StorageFormat
     raw_storage_uri: str | None = None
@@ -171,13 +171,14 @@ def rows_of_recording(
     ends = [moment for moment in (merged.ended_at, *(file.ended_at for file in files)) if moment]
     end = max(ends, default=None)
     nodes_present = sorted({file.node for file in files if file.node})
+    spellings = {derive_participant_id(name): name for name in sorted(display_names, reverse=True)}
     participants = tuple(
-        ParticipantRow(participant_id=derive_participant_id(name), enrolled_at=start, metadata={"display_name": name})
-        for name in display_names
+        ParticipantRow(participant_id=participant_id, enrolled_at=start, metadata={"display_name": name})
+        for participant_id, name in sorted(spellings.items())
     )
     recording = RecordingRow(
         recording_hash=recording_hash,
-        participant_ids=sorted(row.participant_id for row in participants),
+        participant_ids=[row.participant_id for row in participants],
         start_time=start,
         duration=max(end - start, timedelta(0)) if end else timedelta(0),
         ended_at=end,

@@ -1,0 +1,211 @@
+"""A loopback proxy before the object store that holds, loses or refuses chosen requests.
+
+A request is told as `PUT /bucket/key?query`. Its Host header goes on unchanged, because the signature covers it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import socketserver
+import threading
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
+from urllib.parse import urlsplit
+
+_WAIT_SECONDS = 30
+
+
+class ConnectionDropped(Exception):
+    """Ends the client's connection without an answer."""
+
+
+class RequestRefused(Exception):
+    """Answers in the store's place, with this status and S3 error code."""
+
+    def __init__(self, status: int, code: str) -> None:
+        super().__init__(code)
+        self.status, self.code = status, code
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request that was passed on, with the value of its If-None-Match or If-Match."""
+
+    request: str
+    condition: str | None
+
+
+class Fault:
+    """What happens before a request reaches the store and after the store has answered it. This one: nothing."""
+
+    def before(self, request: str) -> None: ...
+
+    def after(self, request: str) -> None: ...
+
+
+class _Nth(Fault):
+    """Finds the `nth` request that matches."""
+
+    def __init__(self, pattern: str, nth: int = 1) -> None:
+        self._pattern, self._left, self._lock = re.compile(pattern), nth, threading.Lock()
+
+    def is_it(self, request: str) -> bool:
+        with self._lock:
+            if self._pattern.search(request):
+                self._left -= 1
+                return self._left == 0
+        return False
+
+
+class Hold(_Nth):
+    """Freezes everything at the request, before or after it took effect; what is held never gets an answer."""
+
+    def __init__(self, pattern: str, nth: int = 1, *, after: bool = False) -> None:
+        super().__init__(pattern, nth)
+        self.reached, self.ended, self._after = threading.Event(), threading.Event(), after
+
+    def before(self, request: str) -> None:
+        if not self._after and self.is_it(request):
+            self.reached.set()
+        self._hold()
+
+    def after(self, request: str) -> None:
+        if self._after and self.is_it(request):
+            self.reached.set()
+        self._hold()
+
+    def _hold(self) -> None:
+        if self.reached.is_set():
+            self.ended.wait(_WAIT_SECONDS)
+            raise ConnectionDropped
+
+
+class LoseAnswer(_Nth):
+    """Lets the request take effect and drops the answer."""
+
+    lost = False
+
+    def after(self, request: str) -> None:
+        if self.is_it(request):
+            self.lost = True
+            raise ConnectionDropped
+
+
+class Refuse(Fault):
+    """Refuses every request that matches."""
+
+    def __init__(self, pattern: str, status: int, code: str) -> None:
+        self._pattern, self._status, self._code = re.compile(pattern), status, code
+
+    def before(self, request: str) -> None:
+        if self._pattern.search(request):
+            raise RequestRefused(self._status, self._code)
+
+
+class Meet(Fault):
+    """Holds the first request that matches each pattern until there is one for every pattern."""
+
+    def __init__(self, *patterns: str) -> None:
+        self._expected = [_Nth(pattern) for pattern in patterns]
+        self._barrier = threading.Barrier(len(patterns), timeout=_WAIT_SECONDS)
+
+    def before(self, request: str) -> None:
+        if any([expected.is_it(request) for expected in self._expected]):
+            self._barrier.wait()
+
+
+class Proxy(socketserver.ThreadingTCPServer):
+    """Listens on a free loopback port and passes every request on to `upstream`, subject to `fault`."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream = urlsplit(upstream).netloc
+        self.fault = Fault()
+        self.seen: list[Seen] = []
+        self._under_way, self._idle = 0, threading.Condition()
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def wait_until_idle(self) -> None:
+        """Returns when no request is under way to the store any more."""
+        with self._idle:
+            assert self._idle.wait_for(lambda: self._under_way == 0, _WAIT_SECONDS)
+
+    def close(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+    def count(self, difference: int) -> None:
+        with self._idle:
+            self._under_way += difference
+            self._idle.notify_all()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Proxy
+
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except ConnectionError:
+            self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+    def _pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        request = f"{self.command} {self.path}"
+        fault = self.server.fault
+        self.server.count(+1)
+        try:
+            fault.before(request)
+            condition = self.headers.get("If-None-Match") or self.headers.get("If-Match")
+            self.server.seen.append(Seen(request, condition))
+            status, headers, content = self._ask_the_store(body)
+            fault.after(request)
+        except ConnectionDropped:
+            self.close_connection = True
+            return
+        except RequestRefused as refusal:
+            content = f"<Error><Code>{refusal.code}</Code><Message>refused</Message></Error>".encode()
+            status, headers = refusal.status, [("Content-Length", str(len(content)))]
+        finally:
+            self.server.count(-1)
+        self.send_response_only(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _ask_the_store(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        store = http.client.HTTPConnection(self.server.upstream, timeout=_WAIT_SECONDS)
+        try:
+            store.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in {"expect", "connection"}:
+                    store.putheader(name, value)
+            store.endheaders(body)
+            answer = store.getresponse()
+            content = answer.read()
+        finally:
+            store.close()
+        headers = [
+            (name, value)
+            for name, value in answer.getheaders()
+            if name.lower() not in {"transfer-encoding", "connection", "content-length"}
+        ]
+        # A HEAD tells the length of a body that it does not have.
+        length = answer.getheader("Content-Length", "0") if self.command == "HEAD" else str(len(content))
+        return answer.status, [*headers, ("Content-Length", length)], content
+
+    do_DELETE = do_GET = do_HEAD = do_POST = do_PUT = _pass_on  # noqa: N815 - http.server asks for these names

@@ -1,0 +1,192 @@
+"""The `ursa` command: each verb is one call of the Python interface. Exit codes are DESIGN section 9's.
+
+0 all done, 1 some recordings failed, 2 usage, 3 refused or not authorised, 130 interrupted.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ursa_pipelines.interface import DataInterface
+
+EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 3, 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Recordings off a NAS or USB drive into object storage and a catalog.",
+)
+catalog_app = typer.Typer(no_args_is_help=True, help="The catalog itself.")
+app.add_typer(catalog_app, name="catalog")
+
+Profile = Annotated[str | None, typer.Option("--profile", "-p", help="local, r2 or r2-test.")]
+Config = Annotated[Path | None, typer.Option("--config", help="YAML of a profile, or of fields over --profile.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed when not on a terminal.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+Directories = Annotated[list[Path], typer.Argument(help="Recording directories rec_<YYYYMMDD>_<HHMMSS>_<hex>/.")]
+RecIds = Annotated[list[str], typer.Argument(help="Recordings by id.")]
+
+
+def main() -> None:
+    """The entry point: runs the command and turns errors into one clear message and an exit code."""
+    from ursa_pipelines.errors import UrsaError
+
+    try:
+        app()
+    except UrsaError as error:
+        typer.secho(str(error), err=True, fg=typer.colors.RED)
+        sys.exit(EXIT_REFUSED)
+    except KeyboardInterrupt:
+        typer.secho("Interrupted. Run it again to go on; nothing is sent twice.", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+@app.command()
+def demo() -> None:
+    """Make demo recordings, ingest them through Dagster on the embedded object store, and show what happened."""
+    from ursa_pipelines.cli.demo import run_demo
+
+    run_demo()
+
+
+@app.command()
+def dev(
+    port: Annotated[int, typer.Option(help="Port of the Dagster UI on this machine.")] = 3000,
+    profile: Profile = None,
+) -> None:
+    """Open the Dagster UI with everything loaded, on the embedded object store unless --profile names another."""
+    from ursa_pipelines.cli.dev import run_dev
+
+    sys.exit(run_dev(profile or "local", port))
+
+
+@app.command()
+def plan(directories: Directories, profile: Profile = None, config: Config = None, as_json: AsJson = False) -> None:
+    """Show what `ursa ingest` would do. Reads no segment and writes nothing."""
+    from ursa_pipelines.cli.tables import show_plans
+
+    show_plans(_data(profile, config), directories, as_json=as_json)
+
+
+@app.command()
+def ingest(
+    directories: Directories,
+    profile: Profile = None,
+    config: Config = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace catalog rows that differ; never raw objects.")] = False,
+    allow_partial: Annotated[bool, typer.Option(help="Ingest what is there although files are missing.")] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Upload recording directories and register them; reconstructs a missing manifest."""
+    from ursa_pipelines.cli.tables import show_items, show_plans
+
+    data = _data(profile, config)
+    if not as_json:
+        show_plans(data, directories)
+    _confirm(data, f"Ingest {len(directories)} directories into {data.profile.buckets.raw}?", yes)
+    data.enable_writes(roles=("assets_rw", "raw_rw"))
+    items = data.ingest_many(directories, overwrite=overwrite, allow_partial=allow_partial)
+    show_items(items, as_json=as_json)
+    if any(item.status == "FAIL" for item in items):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def register(
+    rec_id: Annotated[str, typer.Argument(help="A recording whose bytes are in the bucket.")],
+    profile: Profile = None,
+    config: Config = None,
+    participant: Annotated[str | None, typer.Option(help="Display name; else participant.txt counts.")] = None,
+    yes: Yes = False,
+) -> None:
+    """Write the rows of a recording whose bytes are already in the bucket (Path B)."""
+    data = _data(profile, config)
+    _confirm(data, f"Register {rec_id} in {data.profile.buckets.assets}?", yes)
+    data.enable_writes()
+    result = data.ingest_from_r2(rec_id, participant=participant)
+    typer.echo(f"{rec_id}: {result.outcome}, {result.files_skipped} files, verified by {result.verification}")
+
+
+@app.command()
+def reconstruct(rec_ids: RecIds, profile: Profile = None, config: Config = None, yes: Yes = False) -> None:
+    """Make manifest.json for recordings whose bytes are in the bucket without one (Path C). Needs `register` after."""
+    data = _data(profile, config)
+    _confirm(data, f"Write manifests of {len(rec_ids)} recordings into {data.profile.buckets.raw}?", yes)
+    data.enable_writes(roles=("assets_rw", "raw_rw"))
+    for rec_id in rec_ids:
+        made = data.reconstruct_manifest(rec_id)
+        typer.echo(f"{rec_id}: {f'manifest of {len(made.files)} files written' if made else 'has a manifest already'}")
+
+
+@app.command()
+def verify(
+    rec_ids: RecIds,
+    profile: Profile = None,
+    config: Config = None,
+    deep: Annotated[bool, typer.Option(help="Read and hash every byte.")] = False,
+) -> None:
+    """Compare rows, manifests and objects of recordings."""
+    data, failed = _data(profile, config), False
+    for rec_id in rec_ids:
+        found = data.verify(rec_id, deep=deep)
+        failed = failed or not found.ok
+        typer.echo(f"{rec_id}: {'; '.join(found.problems) or f'ok, {found.files} files by {found.level}'}")
+    if failed:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def query(
+    profile: Profile = None,
+    config: Config = None,
+    participant: Annotated[list[str] | None, typer.Option(help="Name or id; may be given several times.")] = None,
+    modality: Annotated[list[str] | None, typer.Option(help="Family such as eeg; may be given several times.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the recordings in the catalog."""
+    from ursa_pipelines.cli.tables import show_results
+
+    found = _data(profile, config).query(participants=participant or None, modalities=modality or None)
+    show_results(found, as_json=as_json)
+
+
+@catalog_app.command("init")
+def catalog_init(profile: Profile = None, config: Config = None, yes: Yes = False) -> None:
+    """Create an empty catalog and mark the buckets as this profile's. What is there already stays."""
+    data = _data(profile, config)
+    _confirm(data, f"Create a catalog in {data.profile.buckets.assets}?", yes)
+    typer.echo(f"catalog at {data.init_catalog()}")
+
+
+@app.command()
+def doctor(profile: Profile = None, config: Config = None) -> None:
+    """Check credentials, buckets, catalog pointer and sources; each failure comes with its remedy."""
+    from ursa_pipelines.cli.doctor import examine
+
+    if not examine(_data(profile, config)):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _data(profile: str | None, config: Path | None) -> "DataInterface":
+    from ursa_pipelines.interface import DataInterface
+
+    return DataInterface(profile if profile or config else "local", config_path=config)
+
+
+def _confirm(data: "DataInterface", question: str, yes: bool) -> None:
+    """Asks before a write; against production the raw bucket's name must be typed, whatever `--yes` says."""
+    on_terminal = sys.stdin.isatty()
+    if data.profile.family == "production":
+        if not on_terminal:
+            raise typer.BadParameter("writing to production needs a terminal, to type the bucket's name")
+        if typer.prompt(f"{question} Type the name of the raw bucket") != data.profile.buckets.raw:
+            raise typer.Exit(EXIT_REFUSED)
+    elif not yes:
+        if not on_terminal:
+            raise typer.BadParameter("say --yes when not on a terminal")
+        typer.confirm(question, abort=True)
