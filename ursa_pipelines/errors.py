@@ -33,10 +33,15 @@ class UrsaError(Exception):
     def __str__(self) -> str:
         where = ": ".join(part for part in (self.recording, self.place) if part)
         told = f"{where}: {self.problem}" if where else self.problem
-        return f"{told.rstrip('.')}. {self.remedy}"
+        return _printable(f"{told.rstrip('.')}. {self.remedy}")
 
     def __reduce__(self):
         return _rebuild, (type(self), self.problem, dict(self.__dict__))
+
+
+def _printable(text: str) -> str:
+    """What an operator reads may repeat a hostile name: line breaks, bidi and invisible characters are escaped."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _rebuild(cls: type[UrsaError], problem: str, state: dict) -> UrsaError:

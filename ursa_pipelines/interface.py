@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ursa_pipelines.catalog.catalog import Catalog
 from ursa_pipelines.catalog.entries import Writer
-from ursa_pipelines.catalog.pointer import init_catalog
+from ursa_pipelines.catalog.pointer import init_catalog, require_known_version
 from ursa_pipelines.catalog.policies import ModalityPolicy, RecordingPolicy
 from ursa_pipelines.catalog.query import QueryResult, QueryResultList, QueryStatus, Where, select
 from ursa_pipelines.errors import (
@@ -21,6 +21,7 @@ from ursa_pipelines.errors import (
     CatalogRowNotFound,
     ObjectExists,
     ObjectNotFound,
+    ObjectsMissing,
     RoleNotEnabled,
     WritesNotEnabled,
 )
@@ -55,6 +56,16 @@ class DataInterface:
     `profile` is "local", "r2" or "r2-test"; `config_path` names a YAML file that is a profile of its own, or
     overrides fields of `profile`. No environment variable selects either. Credentials are fetched on first use
     and stay in memory. Raises `ProfileInvalid`.
+
+    >>> data = DataInterface(profile="local")
+    >>> data.enable_writes(roles=("assets_rw", "raw_rw"))
+    >>> result = data.ingest(source_dir=rec_dir)
+    >>> recording = data.get_recording(result.recording.recording_hash)
+    >>> recording.metadata["manifest_recording_id"] == rec_dir.name
+    True
+    >>> results = data.query(recording_hash=recording.recording_hash, modalities=["camera"], status="raw")
+    >>> [path.name for path in data.download(results, dest)]
+    ['seg_0000.mp4']
     """
 
     def __init__(self, profile: str | None = None, *, config_path: Path | str | None = None, run_id: str | None = None):
@@ -138,8 +149,12 @@ class DataInterface:
     def reconstruct_manifest(
         self, rec_id: str, progress: Callable[[UploadProgress], None] | None = None
     ) -> Manifest | None:
-        """Makes manifest.json from the bytes in the bucket (runbook, Path C); None if a usable one is there."""
-        return reconstruct_in_bucket(self.ingest_context(), rec_id, Watch(progress))
+        """Makes manifest.json from the bytes in the bucket (runbook, Path C); None if a usable one is there.
+
+        Needs raw_rw. Raises `SourceNotFound` if the bucket has no bytes of the recording.
+        """
+        self._require_role("raw_rw", "storing a manifest")
+        return reconstruct_in_bucket(self._context(self._bucket("raw_rw"), self.catalog), rec_id, Watch(progress))
 
     def plan(self, source_dir: Path | str) -> IngestPlan:
         """What `ingest` would do with a directory; reads no segment and writes nothing."""
@@ -263,7 +278,7 @@ class DataInterface:
         """Downloads the raw segments of query results, verified against their manifests; the paths written.
 
         `progress` is told of six phases: start, plan_done, modality_start, file_done, modality_done, finish.
-        Raises `ContentMismatch`; a file that exists with other content is `FileExistsError`.
+        Raises `ContentMismatch`, `ObjectsMissing`; a file that exists with other content is `FileExistsError`.
         """
         results = [target] if isinstance(target, QueryResult) else list(target)
         raw = self._bucket("raw_ro")
@@ -281,6 +296,7 @@ class DataInterface:
     def catalog(self) -> Catalog:
         """The live catalog, opened for reading at the prefix the pointer names."""
         if self.profile.family == "local":
+            self._require_identity(self._bucket("assets_rw"), "assets")
             init_catalog(self._bucket("assets_rw"), by=self._writer.by)
         return Catalog.open(self._bucket("assets_ro"), prefix=self.profile.catalog_prefix)
 
@@ -290,8 +306,8 @@ class DataInterface:
         Raises `WritesNotEnabled`, or `RoleNotEnabled` if that role was not enabled.
         """
         catalog = self._write_catalog
-        if raw_role == "raw_rw" and raw_role not in self._enabled:
-            raise RoleNotEnabled("uploading raw bytes needs the role raw_rw")
+        if raw_role == "raw_rw":
+            self._require_role(raw_role, "uploading raw bytes")
         return self._context(self._bucket(raw_role), catalog)
 
     @property
@@ -300,17 +316,23 @@ class DataInterface:
 
     @cached_property
     def _rw_catalog(self) -> Catalog:
-        return Catalog.open(self._bucket("assets_rw"), prefix=self.profile.catalog_prefix)
+        catalog = Catalog.open(self._bucket("assets_rw"), prefix=self.profile.catalog_prefix)
+        # Asked here as well as before the first row, so that no bytes are sent for a catalog that takes no rows.
+        require_known_version(catalog.assets, catalog.prefix)
+        return catalog
 
     @property
     def _write_catalog(self) -> Catalog:
-        if not self._enabled:
-            raise WritesNotEnabled("this interface only reads")
-        if "assets_rw" not in self._enabled:
-            raise RoleNotEnabled("writing rows needs the role assets_rw")
+        self._require_role("assets_rw", "writing rows")
         if self.profile.family == "local":
             init_catalog(self._bucket("assets_rw"), by=self._writer.by)
         return self._rw_catalog
+
+    def _require_role(self, role: Role, purpose: str) -> None:
+        if not self._enabled:
+            raise WritesNotEnabled("this interface only reads")
+        if role not in self._enabled:
+            raise RoleNotEnabled(f"{purpose} needs the role {role}")
 
     def _context(self, raw: Bucket, catalog: Catalog) -> IngestContext:
         settings = self.profile.settings
@@ -374,8 +396,16 @@ def _wanted_files(raw: Bucket, results: list[QueryResult]) -> list[WantedFile]:
         merged = merge_manifests(rec_id, stored.manifests)
         for name, row in result.modalities.items():
             worker = f"{row.modality}_{row.worker_id}" if row.worker_id else row.modality
-            for path, info in sorted(stored.segments.items()):
-                if worker_of(path) == worker:
-                    listed = merged.files.get(path) if merged else None
-                    wanted.append(WantedFile(rec_id, name, path, info.size, listed.sha256 if listed else None))
+            listed = {path: file for path, file in merged.files.items() if worker_of(path) == worker} if merged else {}
+            segments = {path: info for path, info in stored.segments.items() if worker_of(path) == worker}
+            if len(segments) < row.segment_count:
+                lost = ", ".join(path for path in listed if path not in segments)
+                raise ObjectsMissing(
+                    f"{row.segment_count} segments are catalogued, but the bucket has {len(segments)}",
+                    recording=rec_id,
+                    place=lost or worker,
+                )
+            for path, info in sorted(segments.items()):
+                sha256 = listed[path].sha256 if path in listed else None
+                wanted.append(WantedFile(rec_id, name, path, info.size, sha256))
     return wanted

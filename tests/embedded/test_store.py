@@ -205,7 +205,9 @@ def test_it_stops_after_release_and_starts_again_with_its_data_and_keys(state: P
     second = open_store(state, BUCKETS)
     assert second == first
     assert server_pid(state) != pid
+    obstore.put(bucket(second, BUCKETS[1]), "new", b"in a volume of its own")
     assert obstore.get(bucket(second, BUCKETS[0]), "kept").bytes() == b"bytes"
+    assert obstore.get(bucket(second, BUCKETS[1]), "new").bytes() == b"in a volume of its own"
 
 
 def test_a_user_who_comes_while_it_stops_gets_a_new_one(state: Path) -> None:

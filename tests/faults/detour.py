@@ -64,9 +64,7 @@ def make_detour(lab: Lab, store: EmbeddedStore, directory: Path) -> Detour:
     programs = directory / "programs"
     programs.mkdir()
     op = programs / "op"
-    op.write_text(
-        _STAND_IN_OP.format(access_key_id=store.access_key_id, secret_access_key=store.secret_access_key)
-    )
+    op.write_text(_STAND_IN_OP.format(access_key_id=store.access_key_id, secret_access_key=store.secret_access_key))
     op.chmod(0o700)
     profile = yaml.safe_load(lab.config.read_text())
     item = "op://Vault/Store"
@@ -75,7 +73,7 @@ def make_detour(lab: Lab, store: EmbeddedStore, directory: Path) -> Detour:
         "name": "detour",
         "store": "s3",
         "endpoint": proxy.url,
-        "credentials": {role: references for role in ("assets_ro", "assets_rw", "raw_ro", "raw_rw")},
+        "credentials": dict.fromkeys(("assets_ro", "assets_rw", "raw_ro", "raw_rw"), references),
     }
     profile["settings"]["part_size"] = PART_SIZE
     config = directory / "detour.yaml"

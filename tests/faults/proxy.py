@@ -6,6 +6,7 @@ A request is told as `PUT /bucket/key?query`. Its Host header goes on unchanged,
 from __future__ import annotations
 
 import http.client
+import math
 import re
 import socketserver
 import threading
@@ -93,14 +94,17 @@ class LoseAnswer(_Nth):
 
 
 class Refuse(Fault):
-    """Refuses every request that matches."""
+    """Refuses the first requests that match: `times` of them, or all."""
 
-    def __init__(self, pattern: str, status: int, code: str) -> None:
+    def __init__(self, pattern: str, status: int, code: str, *, times: float = math.inf) -> None:
         self._pattern, self._status, self._code = re.compile(pattern), status, code
+        self.refused, self._times, self._lock = 0, times, threading.Lock()
 
     def before(self, request: str) -> None:
-        if self._pattern.search(request):
-            raise RequestRefused(self._status, self._code)
+        with self._lock:
+            if self._pattern.search(request) and self.refused < self._times:
+                self.refused += 1
+                raise RequestRefused(self._status, self._code)
 
 
 class Meet(Fault):
@@ -111,7 +115,8 @@ class Meet(Fault):
         self._barrier = threading.Barrier(len(patterns), timeout=_WAIT_SECONDS)
 
     def before(self, request: str) -> None:
-        if any([expected.is_it(request) for expected in self._expected]):
+        arrived = [expected.is_it(request) for expected in self._expected]
+        if any(arrived):
             self._barrier.wait()
 
 

@@ -72,7 +72,7 @@ def test_fault_1_a_kill_before_a_step_is_made_good_by_a_rerun(
     lab.check_invariants()
 
 
-@pytest.mark.parametrize("step", ["first segment", "part", "multipart upload completed", "claim of the rec_id", "entry"])
+@pytest.mark.parametrize("step", ["last segment", "multipart upload completed", "claim of the rec_id", "entry"])
 def test_fault_2_a_kill_after_a_steps_effect_is_made_good_by_a_rerun(
     lab: Lab, detour: Detour, uninterrupted: dict[str, Any], step: str
 ):

@@ -1,4 +1,4 @@
-"""Faults 55 and 56: the store does what it was asked to, and the answer is lost on the way."""
+"""Faults 52 to 58: answers that are lost on the way, and requests that the store refuses."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import pytest
 
 from tests.faults.detour import Detour
 from tests.faults.final_state import final_state
-from tests.faults.proxy import LoseAnswer, Refuse
+from tests.faults.proxy import Fault, LoseAnswer, Refuse
 from tests.lab import Lab
 from tests.recordings_on_disk import write_recording
+from ursa_pipelines import UploadProgress
+from ursa_pipelines.errors import StoreDenied
 
 REC = "rec_20260520_195628_b1dd"
 FILES = {
@@ -41,23 +43,77 @@ def test_fault_55_a_lost_answer_to_a_create_is_no_conflict(lab: Lab, detour: Det
     result = detour.interface().ingest(source_dir=directory)
 
     assert fault.lost
+    assert result.outcome == "created"
     assert result.files_uploaded + result.files_skipped == len(SMALL_FILES)
     _check_one_clean_recording(lab, SMALL_FILES)
 
 
 @pytest.mark.parametrize(
-    "request_", [r"POST /raw.*\?uploads", r"PUT /raw.*partNumber=2", r"POST /raw.*\?uploadId="], ids=["open", "part", "complete"]
+    "lost",
+    [r"POST /raw.*\?uploads", r"PUT /raw.*partNumber=2", r"POST /raw.*\?uploadId="],
+    ids=["open", "part", "complete"],
 )
-def test_fault_56_a_lost_answer_in_a_multipart_upload_is_no_conflict(lab: Lab, detour: Detour, request_: str):
+def test_fault_56_a_lost_answer_in_a_multipart_upload_is_no_conflict(lab: Lab, detour: Detour, lost: str):
     directory = write_recording(lab.nas, REC, FILES, participant="Aria Lin")
-    fault = detour.proxy.fault = LoseAnswer(request_)
-    told = []
+    fault = detour.proxy.fault = LoseAnswer(lost)
+    told: list[UploadProgress] = []
 
     result = detour.interface().ingest(source_dir=directory, progress=told.append)
 
     assert fault.lost
     assert result.files_uploaded + result.files_skipped == len(FILES)
     assert (told[-1].bytes_uploaded, told[-1].files_done) == (told[-1].bytes_total, len(FILES))
+    _check_one_clean_recording(lab, FILES)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        r"PUT /raw.*/mic/seg_0000\.wav",
+        r"PUT /raw.*partNumber=1",
+        r"POST /raw.*\?uploadId=",
+        r"PUT /raw[^/]*/recordings/.*/manifest\.json",
+        r"PUT .*/entries/",
+    ],
+    ids=["segment", "part", "complete", "manifest", "entry"],
+)
+def test_fault_52_an_overloaded_store_is_asked_again(lab: Lab, detour: Detour, refused: str):
+    directory = write_recording(lab.nas, REC, FILES, participant="Aria Lin")
+    fault = detour.proxy.fault = Refuse(refused, 503, "SlowDown", times=1)
+
+    result = detour.interface().ingest(source_dir=directory)
+
+    assert (fault.refused, result.files_uploaded) == (1, len(FILES))
+    _check_one_clean_recording(lab, FILES)
+
+
+def test_fault_57_an_error_in_an_answer_of_200_is_no_success(lab: Lab, detour: Detour):
+    directory = write_recording(lab.nas, REC, FILES, participant="Aria Lin")
+    fault = detour.proxy.fault = Refuse(r"POST /raw.*\?uploadId=", 200, "InternalError", times=1)
+
+    detour.interface().ingest(source_dir=directory)
+
+    assert fault.refused == 1
+    _check_one_clean_recording(lab, FILES)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [r"PUT /raw.*/mic/", r"PUT /raw.*partNumber=2", r"POST /raw.*\?uploadId=", r"PUT .*/entries/"],
+    ids=["segment", "part", "complete", "entry"],
+)
+def test_fault_58_a_credential_that_expires_stops_the_ingest_and_a_rerun_goes_on(
+    lab: Lab, detour: Detour, refused: str
+):
+    directory = write_recording(lab.nas, REC, FILES, participant="Aria Lin")
+    detour.proxy.fault = Refuse(refused, 403, "AccessDenied")
+
+    with pytest.raises(StoreDenied, match="credential"):
+        detour.interface().ingest(source_dir=directory)
+
+    assert lab.data.list_recordings() == []
+    detour.proxy.fault = Fault()
+    detour.interface().ingest(source_dir=directory)
     _check_one_clean_recording(lab, FILES)
 
 
@@ -90,8 +146,9 @@ def test_fault_85_every_write_is_conditional_and_nothing_is_deleted(lab: Lab, de
     detour.interface().ingest(source_dir=directory)
 
     for sent in detour.proxy.seen:
-        creates_visible_object = sent.request.startswith("PUT ") and "partNumber=" not in sent.request
-        if creates_visible_object or "?uploadId=" in sent.request and sent.request.startswith("POST "):
+        puts_an_object = sent.request.startswith("PUT ") and "partNumber=" not in sent.request
+        completes_one = sent.request.startswith("POST ") and "?uploadId=" in sent.request
+        if puts_an_object or completes_one:
             assert sent.condition, sent.request
         assert not sent.request.startswith("DELETE "), sent.request
 
@@ -118,9 +175,10 @@ def test_a_stub_under_a_bucket_lock_stays_and_the_manifest_goes_beside_it(lab: L
     detour.interface().ingest(source_dir=directory)
 
     assert lab.objects(REC)["manifest.json"] == stub.etag
-    assert lab.raw.get(f"recordings/{REC}/_node_manifests/green-mantis.json")[0] == (
-        directory / "manifest.json"
-    ).read_bytes()
+    assert (
+        lab.raw.get(f"recordings/{REC}/_node_manifests/green-mantis.json")[0]
+        == (directory / "manifest.json").read_bytes()
+    )
     lab.check_invariants()
 
 

@@ -170,6 +170,7 @@ HOSTILE = [
         lists_closed=b"[" * 100_000 + b"]" * 100_000,
         after_brackets_in_a_string=text('"x": "]]]]", "y": ' + "[" * 64 + "]" * 64),
         after_an_escaped_quote=text('"x": "\\"]]]]", "y": ' + "[" * 64 + "]" * 64),
+        after_others_that_were_closed=text('"x": ' + "[" * 40 + "]" * 40 + ', "y": ' + "[" * 64 + "]" * 64),
         after_an_escaped_backslash=text('"x": "\\\\", "y": ' + "[" * 64 + "]" * 64),
     ),
     *refused(
@@ -181,16 +182,20 @@ HOSTILE = [
     *refused(41, "it has 67,108,865 bytes", more_than_64_mib=lambda: b" " * (MANIFEST_BYTES_LIMIT + 1)),
     *refused(
         39,
+        "the key 'files' stands twice",
+        files=text('"files": [], "files": []'),
+        by_an_escape=text('"files": [], "\\u0066iles": []'),
+    ),
+    *refused(
+        39,
         "' stands twice",
         recording_id=text('"recording_id": "' + REC + '"'),
-        files=text('"files": [], "files": []'),
         path=file_text('"path": "mic/y", "size_bytes": 1'),
         digest=file_text('"size_bytes": 1, "sha256": null, "sha256": "' + DIGEST + '"'),
         in_device_info=text('"device_info": {"rig": 1, "rig": 2}'),
         in_nodes=text('"nodes": {"green": [], "green": []}'),
         in_reconstruction=text('"reconstruction": {"source": "nas", "source": "r2"}'),
         in_an_unknown_field=text('"x": [{"y": {"z": 1, "z": 1}}]'),
-        by_an_escape=text('"files": [], "\\u0066iles": []'),
         blank=text('"": 1, "": 1'),
         bidi=text('"\u202e\u2066": 1, "\u202e\u2066": 1'),
         surrogate=text('"\\ud800": 1, "\\ud800": 1'),
@@ -340,7 +345,7 @@ HOSTILE = [
         surrogates_the_wrong_way_round="camera_a/\udc00\ud800",
     ),
     *refused(
-        34, "device_info.rig[1]: holds an unpaired surrogate", in_a_list=top(device_info={"rig": ["a", "\ud800"]})
+        34, "device_info.rig[1]: holds an unpaired surrogate", in_a_list=top(device_info={"rig": ["a", "b\ud800"]})
     ),
     *refused(34, "device_info: holds an unpaired surrogate", in_a_key=top(device_info={"\ud800": 1})),
     *refused(34, "files[0].note: holds an unpaired surrogate", in_an_unknown_field=entry(note="\udead")),
@@ -601,6 +606,8 @@ ODD = [
         top(started_at="2026-05-20T21:56:28.123456+02:00", ended_at="2026-05-20 19:56:29Z"),
     ),
     Case("ends_as_it_starts", top(started_at="2026-05-20T19:56:28Z", ended_at="2026-05-20T20:56:28+01:00")),
+    Case("a_file_ends_as_it_starts", entry(started_at="2026-05-20T19:56:28Z", ended_at="2026-05-20T19:56:28Z")),
+    Case("exactly_64_mib", lambda: RAW.ljust(MANIFEST_BYTES_LIMIT)),
     Case("nodes_by_worker", top(nodes={"green-mantis": ["camera_a"], "green-motor": []})),
     Case("node_of_63_letters", top(node="g" * 63)),
     Case("fault_80_participant_of_10_mb", top(participant="Aria " * 2_000_000)),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ursa_pipelines.catalog import policies
 from ursa_pipelines.catalog.entries import (
+    Change,
     Entry,
     Registration,
     ResolveFor,
@@ -21,6 +22,7 @@ from ursa_pipelines.catalog.pointer import read_pointer
 from ursa_pipelines.catalog.query import Where, matches
 from ursa_pipelines.errors import CatalogRowNotFound, ObjectNotFound
 from ursa_pipelines.objects.store import Bucket
+from ursa_pipelines.recordings.identity import parse_rec_id
 from ursa_pipelines.recordings.rows import ModalityRow, ParticipantRow, RecordingRow
 
 _READERS = 16
@@ -52,7 +54,8 @@ class Catalog:
         """The entry of the recording that owns this rec_id, or None: two requests."""
         recording_hash = read_claim(self.assets, self.prefix, rec_id)
         found = read_entry(self.assets, self.prefix, recording_hash) if recording_hash else None
-        return found[0] if found else None
+        # A claim that lost the race for its content names the entry of the recording that won it.
+        return found[0] if found and found[0].recording.rec_id == rec_id else None
 
     def entries(self) -> Iterator[Entry]:
         """Every entry, read concurrently."""
@@ -85,7 +88,12 @@ class Catalog:
         return [row for _, row in sorted(known.items()) if matches(row, where)]
 
     def register_recording(self, row: RecordingRow, policy: policies.RecordingPolicy, writer: Writer) -> Registration:
-        """Registers a recording without modalities under the given conflict policy."""
+        """Registers a recording without modalities under the given conflict policy.
+
+        Raises `RecordingIdInvalid` if the rec_id in its metadata is none.
+        """
+        if row.rec_id is not None:
+            parse_rec_id(str(row.rec_id))
         resolve = policies.register_recording(row, policy)
         return self.write(
             row.recording_hash,
@@ -119,17 +127,8 @@ class Catalog:
         writer: Writer,
     ) -> Registration:
         """Applies a policy to one recording's rows in one compare-and-swap; see `catalog.entries`."""
-        return write_entry(
-            self.assets,
-            self.prefix,
-            follow_pointer=self.follows_pointer,
-            recording_hash=recording_hash,
-            hash_is_stated=hash_is_stated,
-            rec_id=rec_id,
-            resolve_for=resolve_for,
-            op=op,
-            writer=writer,
-        )
+        change = Change(recording_hash, hash_is_stated, rec_id, resolve_for, op, writer)
+        return write_entry(self.assets, self.prefix, change, follow_pointer=self.follows_pointer)
 
     def _candidates(self, where: Where | None) -> Iterator[Entry]:
         recording_hash = (where or {}).get("recording_hash")

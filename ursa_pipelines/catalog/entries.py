@@ -17,7 +17,7 @@ import re
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -61,12 +61,15 @@ class LogItem(BaseModel):
     seq: int
 
 
-class Entry(BaseModel):
-    """The document `<prefix>/entries/<hh>/<recording_hash>.json`: the truth about one recording."""
-
+class _Versioned(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     version: Annotated[int, Field(ge=1)] = ENTRY_VERSION
+
+
+class Entry(_Versioned):
+    """The document `<prefix>/entries/<hh>/<recording_hash>.json`: the truth about one recording."""
+
     seq: int
     recording: RecordingRow
     modalities: list[ModalityRow] = Field(default_factory=list)
@@ -118,14 +121,15 @@ def read_entry(assets: Bucket, prefix: str, recording_hash: str) -> tuple[Entry,
 def parse_entry(raw: bytes, *, place: str) -> Entry:
     """The entry in `raw`. Raises `CatalogError` if it is damaged, `CatalogVersionUnknown` if it is too new."""
     try:
-        entry = Entry.model_validate_json(raw)
+        # First, since another version may have another shape.
+        version = _Versioned.model_validate_json(raw).version
+        if version != ENTRY_VERSION:
+            raise CatalogVersionUnknown(f"it has the unknown version {version}", place=place)
+        return Entry.model_validate_json(raw)
     except ValidationError as error:
         raise CatalogError(
             f"the entry is damaged: {error.errors()[0]['msg']}", place=place, remedy="Restore it from a rebuild."
         ) from None
-    if entry.version != ENTRY_VERSION:
-        raise CatalogVersionUnknown(f"it has the unknown version {entry.version}", place=place)
-    return entry
 
 
 def read_claim(assets: Bucket, prefix: str, rec_id: str) -> str | None:
@@ -141,46 +145,35 @@ def read_claim(assets: Bucket, prefix: str, rec_id: str) -> str | None:
         raise CatalogError("the claim of the rec_id is damaged", place=f"{assets.name}/{key}") from None
 
 
-def write_entry(
-    assets: Bucket,
-    prefix: str,
-    *,
-    follow_pointer: bool,
-    recording_hash: str,
-    hash_is_stated: bool,
-    rec_id: str | None,
-    resolve_for: ResolveFor,
-    op: str,
-    writer: Writer,
-) -> Registration:
-    """Runs the protocol of this module. `resolve_for(hash)` is the policy for the hash that turns out to be meant.
+@dataclass(frozen=True)
+class Change:
+    """What one register call wants. `resolve_for(hash)` is its policy for the hash that turns out to be meant."""
+
+    recording_hash: str
+    hash_is_stated: bool
+    rec_id: str | None
+    resolve_for: ResolveFor
+    op: str
+    writer: Writer
+    txn: str = field(default_factory=lambda: secrets.token_hex(8))
+
+
+def write_entry(assets: Bucket, prefix: str, change: Change, *, follow_pointer: bool) -> Registration:
+    """Runs the protocol of this module.
 
     Raises `RecordingConflict` where rec_id and hash belong to others, and what the policy raises.
     """
-    txn = secrets.token_hex(8)
     while True:
         require_known_version(assets, prefix)
-        registration = _write_under(
-            assets, prefix, recording_hash, hash_is_stated, rec_id, resolve_for, op, writer, txn
-        )
+        registration = _write_under(assets, prefix, change)
         live = read_pointer(assets).prefix if follow_pointer and registration.outcome != "unchanged" else prefix
         if live == prefix:
             return registration
         prefix = live
 
 
-def _write_under(
-    assets: Bucket,
-    prefix: str,
-    recording_hash: str,
-    hash_is_stated: bool,
-    rec_id: str | None,
-    resolve_for: ResolveFor,
-    op: str,
-    writer: Writer,
-    txn: str,
-) -> Registration:
-    announced: set[str] = set()
+def _write_under(assets: Bucket, prefix: str, change: Change) -> Registration:
+    recording_hash, announced = change.recording_hash, False
     retrying = Retrying(
         retry=retry_if_exception_type((ETagMismatch, ObjectExists, StoreUnavailable)),
         wait=_pause_before_retry,
@@ -191,25 +184,18 @@ def _write_under(
         with attempt:
             found = read_entry(assets, prefix, recording_hash)
             current, etag = found if found else (None, None)
-            if current and any(item.txn == txn for item in current.log):
+            if current and any(item.txn == change.txn for item in current.log):
                 return Registration(current, "created" if current.seq == 1 else "changed")
-            rows = resolve_for(recording_hash)(current.rows if current else None)
+            rows = change.resolve_for(recording_hash)(current.rows if current else None)
             if current and rows == current.rows:
                 return Registration(current, "unchanged")
-            if recording_hash not in announced:
-                owner = _announce(assets, prefix, recording_hash, rec_id, txn)
+            if not announced:
+                owner = _announce(assets, prefix, recording_hash, change)
                 if owner != recording_hash:
-                    if hash_is_stated:
-                        raise RecordingConflict(
-                            f"its manifest states the recording_hash {recording_hash}, but {owner} is registered",
-                            recording=rec_id,
-                            remedy="Compare both recordings. If the other was never registered, its claim "
-                            f"{claim_key(prefix, rec_id or '')} is left over from an interrupted run.",
-                        )
-                    recording_hash = owner
-                    raise ETagMismatch("the rec_id belongs to another recording_hash", recording=rec_id)
-                announced.add(recording_hash)
-            entry = _next_entry(current, rows, op, writer, txn)
+                    recording_hash = _hash_of_owner(prefix, owner, change)
+                    raise ETagMismatch("the rec_id belongs to another recording_hash", recording=change.rec_id)
+                announced = True
+            entry = _next_entry(current, rows, change)
             body = entry.model_dump_json().encode()
             if etag is None:
                 assets.create(entry_key(prefix, recording_hash), body)
@@ -219,21 +205,34 @@ def _write_under(
     raise AssertionError("tenacity re-raises the last error")
 
 
-def _announce(assets: Bucket, prefix: str, recording_hash: str, rec_id: str | None, txn: str) -> str:
+def _hash_of_owner(prefix: str, owner: str, change: Change) -> str:
+    if not change.hash_is_stated:
+        return owner
+    raise RecordingConflict(
+        f"its manifest states the recording_hash {change.recording_hash}, but {owner} is registered",
+        recording=change.rec_id,
+        remedy="Compare both recordings. If the other was never registered, its claim "
+        f"{claim_key(prefix, change.rec_id or '')} is left over from an interrupted run.",
+    )
+
+
+def _announce(assets: Bucket, prefix: str, recording_hash: str, change: Change) -> str:
+    """Marks the entry and claims the rec_id for it; the hash that owns the rec_id."""
+
     def mark() -> None:
         try:
-            assets.create(f"{prefix}/tail/{recording_hash}.{txn}", b"")
+            assets.create(f"{prefix}/tail/{recording_hash}.{change.txn}", b"")
         except ObjectExists:
             return
 
     def claim() -> str:
-        if rec_id is None:
+        if change.rec_id is None:
             return recording_hash
-        document = {"recording_hash": recording_hash, "txn": txn, "claimed_at": datetime.now(UTC).isoformat()}
+        document = {"recording_hash": recording_hash, "txn": change.txn, "claimed_at": datetime.now(UTC).isoformat()}
         try:
-            assets.create(claim_key(prefix, rec_id), json.dumps(document).encode())
+            assets.create(claim_key(prefix, change.rec_id), json.dumps(document).encode())
         except ObjectExists:
-            return read_claim(assets, prefix, rec_id) or recording_hash
+            return read_claim(assets, prefix, change.rec_id) or recording_hash
         return recording_hash
 
     with ThreadPoolExecutor(2) as pool:
@@ -242,9 +241,10 @@ def _announce(assets: Bucket, prefix: str, recording_hash: str, rec_id: str | No
         return claimed.result()
 
 
-def _next_entry(current: Entry | None, rows: Rows, op: str, writer: Writer, txn: str) -> Entry:
+def _next_entry(current: Entry | None, rows: Rows, change: Change) -> Entry:
     seq = current.seq + 1 if current else 1
-    item = LogItem(txn=txn, op=op, by=writer.by, run_id=writer.run_id, at=datetime.now(UTC), seq=seq)
+    writer = change.writer
+    item = LogItem(txn=change.txn, op=change.op, by=writer.by, run_id=writer.run_id, at=datetime.now(UTC), seq=seq)
     month = rows.recording.start_time.strftime("%Y-%m")
     return (current or Entry(seq=0, recording=rows.recording)).model_copy(
         update={

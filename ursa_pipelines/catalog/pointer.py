@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -29,12 +29,15 @@ CATALOG_VERSION = 1
 _PREFIX = re.compile(r"ursa/[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
 
-class Pointer(BaseModel):
-    """The content of `ursa/ACTIVE.json`."""
-
+class _Versioned(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     version: Annotated[int, Field(ge=1)] = CATALOG_VERSION
+
+
+class Pointer(_Versioned):
+    """The content of `ursa/ACTIVE.json`."""
+
     prefix: str
     previous: list[str] = Field(default_factory=list)
     updated_at: UtcTime
@@ -42,14 +45,14 @@ class Pointer(BaseModel):
     reason: str = ""
 
 
-class CatalogDocument(BaseModel):
+class CatalogDocument(_Versioned):
     """The content of `<prefix>/CATALOG.json`."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
-
-    version: Annotated[int, Field(ge=1)] = CATALOG_VERSION
     created_at: UtcTime
     created_by: str = ""
+
+
+_D = TypeVar("_D", Pointer, CatalogDocument)
 
 
 def read_pointer(assets: Bucket) -> Pointer:
@@ -58,49 +61,49 @@ def read_pointer(assets: Bucket) -> Pointer:
     Raises `CatalogNotInitialized` if there is none, `CatalogPointerInvalid` if it is malformed or names a prefix
     outside of `ursa/`, `CatalogVersionUnknown` if a newer version wrote it.
     """
-    place = f"{assets.name}/{ACTIVE_POINTER}"
-    try:
-        raw, _ = assets.get(ACTIVE_POINTER)
-    except ObjectNotFound:
-        raise CatalogNotInitialized("there is no active-catalog pointer", place=place) from None
-    try:
-        pointer = Pointer.model_validate_json(raw)
-    except ValidationError as error:
-        raise CatalogPointerInvalid(f"it is malformed: {error.errors()[0]['msg']}", place=place) from None
-    if pointer.version != CATALOG_VERSION:
-        raise CatalogVersionUnknown(f"it has the unknown version {pointer.version}", place=place)
-    if not _PREFIX.fullmatch(pointer.prefix) or ".." in pointer.prefix.split("/"):
-        raise CatalogPointerInvalid(f"{pointer.prefix!r} is no prefix below ursa/ in this bucket", place=place)
+    pointer = _read(assets, ACTIVE_POINTER, Pointer, "there is no active-catalog pointer")
+    if not _PREFIX.fullmatch(pointer.prefix) or {".", ".."} & set(pointer.prefix.split("/")):
+        raise CatalogPointerInvalid(
+            f"{pointer.prefix!r} is no prefix below ursa/ in this bucket", place=f"{assets.name}/{ACTIVE_POINTER}"
+        )
     return pointer
 
 
 def require_known_version(assets: Bucket, prefix: str) -> None:
     """Raises unless `<prefix>/CATALOG.json` is there and of this version; asked before the first write."""
-    key = f"{prefix}/CATALOG.json"
+    _read(assets, f"{prefix}/CATALOG.json", CatalogDocument, "there is no catalog under this prefix")
+
+
+def init_catalog(assets: Bucket, *, by: str, prefix: str = DEFAULT_PREFIX) -> Pointer:
+    """Creates an empty catalog and the pointer to it; what is there already stays, and is returned.
+
+    Raises what `read_pointer` and `require_known_version` raise; the pointer never comes to name a catalog that
+    this version does not know.
+    """
+    with suppress(CatalogNotInitialized):
+        return read_pointer(assets)
+    now = datetime.now(UTC)
+    with suppress(ObjectExists):
+        document = CatalogDocument(created_at=now, created_by=by)
+        assets.create(f"{prefix}/CATALOG.json", document.model_dump_json().encode())
+    require_known_version(assets, prefix)
+    with suppress(ObjectExists):
+        pointer = Pointer(prefix=prefix, updated_at=now, updated_by=by, reason="catalog init")
+        assets.create(ACTIVE_POINTER, pointer.model_dump_json().encode())
+    return read_pointer(assets)
+
+
+def _read(assets: Bucket, key: str, kind: type[_D], absent: str) -> _D:
     place = f"{assets.name}/{key}"
     try:
         raw, _ = assets.get(key)
     except ObjectNotFound:
-        raise CatalogNotInitialized("there is no catalog under this prefix", place=place) from None
+        raise CatalogNotInitialized(absent, place=place) from None
     try:
-        document = CatalogDocument.model_validate_json(raw)
+        # First, since another version may have another shape.
+        version = _Versioned.model_validate_json(raw).version
+        if version != CATALOG_VERSION:
+            raise CatalogVersionUnknown(f"it has the unknown version {version}", place=place)
+        return kind.model_validate_json(raw)
     except ValidationError as error:
         raise CatalogPointerInvalid(f"it is malformed: {error.errors()[0]['msg']}", place=place) from None
-    if document.version != CATALOG_VERSION:
-        raise CatalogVersionUnknown(f"it has the unknown version {document.version}", place=place)
-
-
-def init_catalog(assets: Bucket, *, by: str, prefix: str = DEFAULT_PREFIX) -> Pointer:
-    """Creates an empty catalog and the pointer to it; what is there already stays, and is returned."""
-    with suppress(CatalogNotInitialized):
-        return read_pointer(assets)
-    now = datetime.now(UTC)
-    for key, document in (
-        (f"{prefix}/CATALOG.json", CatalogDocument(created_at=now, created_by=by)),
-        (ACTIVE_POINTER, Pointer(prefix=prefix, updated_at=now, updated_by=by, reason="catalog init")),
-    ):
-        try:
-            assets.create(key, document.model_dump_json().encode())
-        except ObjectExists:
-            continue
-    return read_pointer(assets)

@@ -6,9 +6,10 @@ got means that nothing is written. `extend`, `merge_participants` and the merge 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Collection
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from ursa_pipelines.errors import CatalogConflict, CatalogRowExists, CatalogRowNotFound, RecordingConflict
@@ -76,18 +77,20 @@ def register_modality(row: ModalityRow, policy: ModalityPolicy) -> Resolve:
     return resolve
 
 
-def ingest(new: Rows, *, overwrite: bool) -> Resolve:
+def ingest(new: Rows, *, overwrite: bool, source_nodes: Collection[str] | None = None) -> Resolve:
     """The policy of an ingest, whose rows come from the union of the manifests it knows.
 
     Without `overwrite` what only adds (a late half, files, a participant) is merged, and any other difference is
     `CatalogRowExists`. With it, what this source describes is replaced; what other nodes brought stays.
+    `source_nodes` are the nodes whose files the source holds itself (None: all that `new` names).
     """
 
     def resolve(existing: Rows | None) -> Rows:
         if existing is None:
             return new
         _require_same_rec_id(existing.recording, new.recording)
-        merged = _overwritten(existing, new) if overwrite else _added(existing, new)
+        own = _nodes(new) if source_nodes is None else source_nodes
+        merged = _overwritten(existing, new, own) if overwrite else _added(existing, new)
         return existing if _comparable(merged) == _comparable(existing) else merged
 
     return resolve
@@ -122,10 +125,11 @@ def _added(existing: Rows, new: Rows) -> Rows:
             "metadata": _merged_metadata(before, after, bool(unseen_nodes)),
         }
     )
-    return Rows(recording, _sorted(modalities.values()), _merged_participants(existing.participants, new.participants))
+    participants = _merged_participants(existing.participants, new.participants)
+    return Rows(recording, _sorted(modalities.values()), _enrolled_by(start, participants))
 
 
-def _overwritten(existing: Rows, new: Rows) -> Rows:
+def _overwritten(existing: Rows, new: Rows, own_nodes: Collection[str]) -> Rows:
     unseen_nodes = _nodes(existing) - _nodes(new)
     described = {row.primary_key for row in new.modalities}
     kept = [
@@ -133,7 +137,8 @@ def _overwritten(existing: Rows, new: Rows) -> Rows:
         for row in existing.modalities
         if row.primary_key not in described and set((row.metadata or {}).get("nodes", ())) & unseen_nodes
     ]
-    participants = existing.participants if unseen_nodes or not new.participants else ()
+    are_of_others = bool(_nodes(existing) - set(own_nodes))
+    participants = existing.participants if are_of_others or not new.participants else ()
     merged_participants = _merged_participants(participants, new.participants)
     before, after = existing.recording, new.recording
     update: dict[str, Any] = {"participant_ids": sorted(row.participant_id for row in merged_participants)}
@@ -146,6 +151,7 @@ def _overwritten(existing: Rows, new: Rows) -> Rows:
             "device_info": {**(before.device_info or {}), **(after.device_info or {})} or None,
             "metadata": _merged_metadata(before, after, True),
         }
+        merged_participants = _enrolled_by(start, merged_participants)
     return Rows(after.model_copy(update=update), _sorted([*kept, *new.modalities]), merged_participants)
 
 
@@ -183,6 +189,9 @@ def _merged_metadata(before: RecordingRow, after: RecordingRow, has_unseen_nodes
         merged["nodes"] = sorted({*old.get("nodes", ()), *new.get("nodes", ())})
         missing = {*old.get("nodes_missing", ()), *new.get("nodes_missing", ())}
         merged["nodes_missing"] = sorted(missing - set(merged["nodes"]))
+        # Nodes that know nothing of each other have no file in common.
+        together = max if set(old.get("nodes", ())) & set(new.get("nodes", ())) else operator.add
+        merged |= {key: together(old[key], new[key]) for key in ("files", "bytes") if key in old and key in new}
     return merged
 
 
@@ -198,10 +207,21 @@ def _merged_participants(
             merged[row.participant_id] = known.model_copy(
                 update={
                     "enrolled_at": min(known.enrolled_at, row.enrolled_at),
-                    "metadata": {**(row.metadata or {}), **(known.metadata or {})} or None,
+                    "metadata": _merged_names(known.metadata or {}, row.metadata or {}) or None,
                 }
             )
     return tuple(merged[key] for key in sorted(merged))
+
+
+def _merged_names(known: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Of two spellings of a name the smaller one stays, whichever came first."""
+    spellings = [one["display_name"] for one in (known, new) if one.get("display_name")]
+    return {**new, **known, **({"display_name": min(spellings)} if spellings else {})}
+
+
+def _enrolled_by(start: datetime, participants: tuple[ParticipantRow, ...]) -> tuple[ParticipantRow, ...]:
+    """A late half may tell that the recording began earlier than its participants were thought to be enrolled."""
+    return tuple(row.model_copy(update={"enrolled_at": min(start, row.enrolled_at)}) for row in participants)
 
 
 def _with_participants(known: tuple[ParticipantRow, ...], recording: RecordingRow) -> tuple[ParticipantRow, ...]:

@@ -18,6 +18,7 @@ from ursa_pipelines.interface import DataInterface
 from ursa_pipelines.orchestration.definitions import INGEST_JOB, build_definitions
 from ursa_pipelines.orchestration.instance import dagster_home
 from ursa_pipelines.orchestration.partitions import recordings
+from ursa_pipelines.orchestration.resources import require_profile
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -59,9 +60,11 @@ def _put_into_bucket(data: DataInterface, made: Sequence[DemoRecording]) -> None
 
 
 def _run_job(rec_ids: Sequence[str]) -> list[BatchItem]:
-    keys = sorted(rec_ids)
     with dg.DagsterInstance.get() as instance:
-        instance.add_dynamic_partitions(str(recordings.name), keys)
+        require_profile(instance, "local")
+        instance.add_dynamic_partitions(str(recordings.name), sorted(rec_ids))
+        # A range follows the order in which partitions were added, which may have been by the sensors of `ursa dev`.
+        keys = [key for key in instance.get_dynamic_partitions(str(recordings.name)) if key in rec_ids]
         result = (
             build_definitions("local")
             .resolve_job_def(INGEST_JOB)
@@ -76,7 +79,8 @@ def _run_job(rec_ids: Sequence[str]) -> list[BatchItem]:
                 },
             )
         )
-        return list(result.output_for_node("recording.register").items)
+        items = {item.rec_id: item for item in result.output_for_node("recording.register").items}
+    return [items[rec_id] for rec_id in rec_ids]
 
 
 def _say_what_it_was(items: Sequence[BatchItem], seconds: float) -> None:

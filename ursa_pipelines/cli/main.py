@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ursa_pipelines.interface import DataInterface
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 3, 130
@@ -40,9 +42,11 @@ def main() -> None:
     except UrsaError as error:
         typer.secho(str(error), err=True, fg=typer.colors.RED)
         sys.exit(EXIT_REFUSED)
-    except KeyboardInterrupt:
-        typer.secho("Interrupted. Run it again to go on; nothing is sent twice.", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as end:
+        # Typer turns Ctrl-C into this exit code, without a word.
+        if end.code == EXIT_INTERRUPTED:
+            typer.secho("Interrupted. Run it again to go on; nothing is sent twice.", err=True)
+        raise
 
 
 @app.command()
@@ -92,7 +96,7 @@ def ingest(
     data.enable_writes(roles=("assets_rw", "raw_rw"))
     items = data.ingest_many(directories, overwrite=overwrite, allow_partial=allow_partial)
     show_items(items, as_json=as_json)
-    if any(item.status == "FAIL" for item in items):
+    if any(item.status != "OK" for item in items):
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -118,9 +122,13 @@ def reconstruct(rec_ids: RecIds, profile: Profile = None, config: Config = None,
     data = _data(profile, config)
     _confirm(data, f"Write manifests of {len(rec_ids)} recordings into {data.profile.buckets.raw}?", yes)
     data.enable_writes(roles=("assets_rw", "raw_rw"))
-    for rec_id in rec_ids:
+
+    def tell(rec_id: str) -> bool:
         made = data.reconstruct_manifest(rec_id)
         typer.echo(f"{rec_id}: {f'manifest of {len(made.files)} files written' if made else 'has a manifest already'}")
+        return True
+
+    _each(rec_ids, tell)
 
 
 @app.command()
@@ -131,13 +139,14 @@ def verify(
     deep: Annotated[bool, typer.Option(help="Read and hash every byte.")] = False,
 ) -> None:
     """Compare rows, manifests and objects of recordings."""
-    data, failed = _data(profile, config), False
-    for rec_id in rec_ids:
+    data = _data(profile, config)
+
+    def tell(rec_id: str) -> bool:
         found = data.verify(rec_id, deep=deep)
-        failed = failed or not found.ok
         typer.echo(f"{rec_id}: {'; '.join(found.problems) or f'ok, {found.files} files by {found.level}'}")
-    if failed:
-        raise typer.Exit(EXIT_FAILED)
+        return found.ok
+
+    _each(rec_ids, tell)
 
 
 @app.command()
@@ -178,15 +187,32 @@ def _data(profile: str | None, config: Path | None) -> "DataInterface":
     return DataInterface(profile if profile or config else "local", config_path=config)
 
 
+def _each(rec_ids: list[str], tell: "Callable[[str], bool]") -> None:
+    """Calls `tell` for every recording, whatever becomes of the others; exit code 1 if one of them failed."""
+    from ursa_pipelines.errors import CatalogRowNotFound, RecordingRefused, Retryable
+
+    failed = False
+    for rec_id in rec_ids:
+        try:
+            failed = not tell(rec_id) or failed
+        except (CatalogRowNotFound, RecordingRefused, Retryable) as error:
+            failed = True
+            typer.secho(str(error), err=True, fg=typer.colors.RED)
+    if failed:
+        raise typer.Exit(EXIT_FAILED)
+
+
 def _confirm(data: "DataInterface", question: str, yes: bool) -> None:
     """Asks before a write; against production the raw bucket's name must be typed, whatever `--yes` says."""
     on_terminal = sys.stdin.isatty()
     if data.profile.family == "production":
         if not on_terminal:
-            raise typer.BadParameter("writing to production needs a terminal, to type the bucket's name")
+            typer.secho("Writing to production needs a terminal, to type the bucket's name.", err=True)
+            raise typer.Exit(EXIT_REFUSED)
         if typer.prompt(f"{question} Type the name of the raw bucket") != data.profile.buckets.raw:
             raise typer.Exit(EXIT_REFUSED)
     elif not yes:
         if not on_terminal:
             raise typer.BadParameter("say --yes when not on a terminal")
-        typer.confirm(question, abort=True)
+        if not typer.confirm(question):
+            raise typer.Exit(EXIT_REFUSED)

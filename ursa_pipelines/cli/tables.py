@@ -46,9 +46,9 @@ def show_items(items: Sequence[BatchItem], *, as_json: bool = False, title: str 
     console.print(table)
     for item in items:
         if item.reason:
-            console.print(f"[{_STYLES[item.status]}]{item.status}[/] {escape(item.reason)}", highlight=False)
+            _line(f"[{_STYLES[item.status]}]{item.status}[/] {escape(item.reason)}")
         elif item.nodes_missing:
-            console.print(f"{item.rec_id}: waits for the half of {', '.join(item.nodes_missing)}", highlight=False)
+            _line(f"{item.rec_id}: waits for the half of {', '.join(item.nodes_missing)}")
 
 
 def show_plans(data: DataInterface, directories: Sequence[Path], *, as_json: bool = False) -> None:
@@ -69,7 +69,7 @@ def show_plans(data: DataInterface, directories: Sequence[Path], *, as_json: boo
     console.print(table)
     for row in rows:
         if row["reason"]:
-            console.print(escape(row["reason"]), highlight=False)
+            _line(escape(row["reason"]))
 
 
 def show_results(results: QueryResultList, *, as_json: bool = False, title: str | None = None) -> None:
@@ -94,6 +94,11 @@ def show_results(results: QueryResultList, *, as_json: bool = False, title: str 
 def print_json(document: Any) -> None:
     """One JSON document on standard output."""
     print(json.dumps(document, ensure_ascii=False, default=str, indent=1))
+
+
+def _line(text: str) -> None:
+    # Not broken to the width of a terminal, so that it can be searched for in a log.
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 def _table(title: str | None, *columns: str) -> Table:

@@ -101,6 +101,8 @@ def command(directory: Path, weed: str, ports: dict[str, int]) -> list[str]:
         "-webdav=false",
         "-admin.ui=false",
         "-master.telemetry=false",
+        # A resumed master leads too late for the first report of the volumes: for 5 s no object could be read.
+        "-master.resumeState=false",
         # The master's and the filer's pages let every local process, and every web page, delete without a key.
         "-disableHttp=true",
         "-s3.autoCreateBucket=false",

@@ -7,6 +7,7 @@ again, which writes nothing twice. A recording that failed or waits is carried o
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,8 @@ StepName = Literal["discover", "hash", "reconstruct_manifest", "upload", "regist
 STEPS: tuple[StepName, ...] = ("discover", "hash", "reconstruct_manifest", "upload", "register")
 
 _RECORDINGS_AT_ONCE = 4
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,7 @@ def ingest_many(
     by_recording: dict[str, list[Path]] = {}
     for directory in directories:
         by_recording.setdefault(directory.name, []).append(directory)
-    batch = Batch(context, by_recording.__getitem__, overwrite, allow_partial)
-    with ThreadPoolExecutor(_RECORDINGS_AT_ONCE, thread_name_prefix="ingest") as pool:
-        return list(pool.map(batch.run, by_recording))
+    return Batch(context, by_recording.__getitem__, overwrite, allow_partial).run_all(by_recording)
 
 
 @dataclass
@@ -96,7 +97,8 @@ class _Work:
 @dataclass
 class Batch:
     """Runs the steps. `directories_of(rec_id)` are a recording's directories, halves or copies, taken one after
-    another; where there are none, the bucket's copy is registered.
+    another; where there are none, the bucket's copy is registered. An interrupt of the calling thread, such as Ctrl-C
+    or a run that is cancelled, stops all work between two chunks.
     """
 
     context: IngestContext
@@ -106,15 +108,30 @@ class Batch:
     should_pause: Callable[[], bool] | None = None
     _works: dict[str, list[_Work]] = field(default_factory=dict)
     _done: dict[str, int] = field(default_factory=dict)
+    _interrupted: threading.Event = field(default_factory=threading.Event)
 
     def step(self, name: StepName, items: Sequence[BatchItem]) -> list[BatchItem]:
         """Runs one step for every recording that is still going; never raises for a single recording."""
-        with ThreadPoolExecutor(_RECORDINGS_AT_ONCE, thread_name_prefix="batch") as pool:
-            return list(pool.map(partial(self._advance, name), items))
+        return self._several_at_once(partial(self._advance, name), items)
 
     def run(self, rec_id: str) -> BatchItem:
         """Takes one recording through all steps."""
         return self._advance(STEPS[-1], BatchItem(rec_id))
+
+    def run_all(self, rec_ids: Iterable[str]) -> list[BatchItem]:
+        """Takes each recording through all steps on its own."""
+        return self._several_at_once(self.run, rec_ids)
+
+    def _several_at_once(self, work: Callable[[_T], BatchItem], of: Iterable[_T]) -> list[BatchItem]:
+        with ThreadPoolExecutor(_RECORDINGS_AT_ONCE, thread_name_prefix="batch") as pool:
+            try:
+                return list(pool.map(work, of))
+            except BaseException:
+                self._interrupted.set()
+                raise
+
+    def _must_stop(self) -> bool:
+        return self._interrupted.is_set() or (self.should_pause is not None and self.should_pause())
 
     def _advance(self, name: StepName, item: BatchItem) -> BatchItem:
         if item.state != "going":
@@ -145,7 +162,7 @@ class Batch:
         if name == "discover":
             self._works[rec_id] = [_Work(directory) for directory in self.directories_of(rec_id)] or [_Work(None)]
         for index, work in enumerate(self._works[rec_id]):
-            watch = Watch(should_pause=self.should_pause)
+            watch = Watch(should_pause=self._must_stop)
             if name == "discover":
                 work.discovery = self._discover(rec_id, work)
             elif name == "hash":
@@ -207,9 +224,6 @@ class Batch:
             nodes=tuple(metadata.get("nodes", ())),
             nodes_missing=tuple(metadata.get("nodes_missing", ())),
         )
-
-
-_T = TypeVar("_T")
 
 
 def _given(value: _T | None) -> _T:

@@ -6,13 +6,14 @@ Nothing is written. Every refusal that does not need the content of segments is 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from ursa_pipelines.errors import (
     ContentMismatch,
     ManifestConflict,
+    ManifestInvalid,
     ManifestNotFound,
     ObjectsMissing,
     RecordingConflict,
@@ -23,7 +24,7 @@ from ursa_pipelines.errors import (
 )
 from ursa_pipelines.ingest.context import IngestContext
 from ursa_pipelines.objects.stored import PARTICIPANT_BYTES_LIMIT, StoredRecording, read_participants, read_stored
-from ursa_pipelines.recordings.identity import clean_display_name, parse_rec_id
+from ursa_pipelines.recordings.identity import clean_display_name, parse_rec_id, read_display_name
 from ursa_pipelines.recordings.inventory import Inventory, SourceFile, read_source, take_inventory
 from ursa_pipelines.recordings.layout import MANIFEST, worker_of
 from ursa_pipelines.recordings.manifest import MANIFEST_BYTES_LIMIT, parse_manifest
@@ -92,12 +93,7 @@ def discover(
                 f"it has {inventory.files[path].size:,} bytes, but its manifest lists {listed.size_bytes:,}",
             )
     stored = read_stored(context.raw, rec_id)
-    try:
-        merged = merge_manifests(rec_id, (*manifests, *_new_to(manifests, stored)))
-    except ManifestConflict as error:
-        raise RecordingConflict(
-            f"the bucket's manifests say otherwise: {error.problem}", recording=rec_id, place=error.place
-        ) from None
+    merged = _merged(rec_id, manifests, stored)
     absent = _absent(merged, set(inventory.files), stored)
     if absent and not allow_partial and not _belong_to_other_nodes(merged, absent, set(inventory.files)):
         raise RecordingIncomplete(
@@ -135,6 +131,14 @@ def discover_in_bucket(context: IngestContext, rec_id: str, *, participant: str 
     return Discovery(rec_id, None, (), stored, None, merged, absent, names, "B" if merged else "C+B")
 
 
+def look_again(context: IngestContext, discovery: Discovery) -> Discovery:
+    """The discovery with what the bucket holds now. Raises `RecordingConflict` as `discover` does."""
+    stored = read_stored(context.raw, discovery.rec_id)
+    merged = _merged(discovery.rec_id, discovery.manifests, stored)
+    here = set(discovery.inventory.files) if discovery.inventory else set()
+    return replace(discovery, stored=stored, merged=merged, absent=_absent(merged, here, stored))
+
+
 def require_manifest(discovery: Discovery) -> MergedManifest:
     """The merged manifest. Raises `ManifestNotFound` if the recording has no usable one."""
     if discovery.merged is None:
@@ -155,11 +159,15 @@ def read_manifests(inventory: Inventory, manifest_path: Path | None = None) -> t
     Raises `ManifestNotFound` if that does not exist, `ManifestInvalid`, and what reading a source raises.
     """
     rec_id = inventory.rec_id
-    found = [
-        (file.path, read_source(inventory, file, limit=MANIFEST_BYTES_LIMIT))
-        for file in (inventory.manifest, *inventory.node_manifests)
-        if file is not None
-    ]
+    files = [file for file in (inventory.manifest, *inventory.node_manifests) if file is not None]
+    for file in files:
+        if file.size > MANIFEST_BYTES_LIMIT:
+            raise ManifestInvalid(
+                f"it has {file.size:,} bytes; at most {MANIFEST_BYTES_LIMIT:,} are read",
+                recording=rec_id,
+                place=file.path,
+            )
+    found = [(file.path, read_source(inventory, file, limit=MANIFEST_BYTES_LIMIT)) for file in files]
     if manifest_path is not None and Path(manifest_path).absolute() != inventory.directory / MANIFEST:
         if not Path(manifest_path).is_file():
             raise ManifestNotFound("there is no such file", recording=rec_id, place=str(manifest_path))
@@ -171,9 +179,14 @@ def read_manifests(inventory: Inventory, manifest_path: Path | None = None) -> t
     return tuple(NamedManifest(name, parse_manifest(raw, rec_id=rec_id, place=name), raw) for name, raw in found)
 
 
-def _new_to(manifests: tuple[NamedManifest, ...], stored: StoredRecording) -> list[NamedManifest]:
+def _merged(rec_id: str, manifests: tuple[NamedManifest, ...], stored: StoredRecording) -> MergedManifest | None:
     known = {one.raw for one in manifests}
-    return [one for one in stored.manifests if one.raw not in known]
+    try:
+        return merge_manifests(rec_id, (*manifests, *(one for one in stored.manifests if one.raw not in known)))
+    except ManifestConflict as error:
+        raise RecordingConflict(
+            f"the bucket's manifests say otherwise: {error.problem}", recording=rec_id, place=error.place
+        ) from None
 
 
 def _absent(merged: MergedManifest | None, here: set[str], stored: StoredRecording) -> tuple[str, ...]:
@@ -185,8 +198,12 @@ def _absent(merged: MergedManifest | None, here: set[str], stored: StoredRecordi
 
 
 def _belong_to_other_nodes(merged: MergedManifest | None, absent: tuple[str, ...], here: set[str]) -> bool:
-    others = merged.workers_by_other_nodes(here) if merged else frozenset()
-    return bool(here) and all(worker_of(path) in others for path in absent)
+    """Whether manifests say so of every absent path: of the file itself, or of its worker as a whole."""
+    if merged is None or not here:
+        return False
+    others = merged.workers_by_other_nodes(here)
+    nodes_here = {merged.files[path].node for path in here if path in merged.files}
+    return all(worker_of(path) in others or merged.files[path].node not in {None, *nodes_here} for path in absent)
 
 
 def _display_names(
@@ -197,13 +214,13 @@ def _display_names(
     stored: StoredRecording,
 ) -> tuple[str, ...]:
     if participant is not None:
-        texts = [participant]
-    elif inventory is not None and inventory.participant is not None:
-        raw = read_source(inventory, inventory.participant, limit=PARTICIPANT_BYTES_LIMIT)
-        texts = [raw.decode("utf-8-sig", errors="replace")]
-    else:
-        texts = read_participants(context.raw, stored)
-    names = (clean_display_name(text, recording=rec_id) for text in texts)
+        name = clean_display_name(participant, recording=rec_id)
+        return (name,) if name else ()
+    contents: list[bytes] = []
+    if inventory is not None:
+        files = [file for file in (inventory.participant, *inventory.node_participants) if file is not None]
+        contents = [read_source(inventory, file, limit=PARTICIPANT_BYTES_LIMIT) for file in files]
+    names = (read_display_name(raw, recording=rec_id) for raw in contents or read_participants(context.raw, stored))
     return tuple(sorted({name for name in names if name}))
 
 

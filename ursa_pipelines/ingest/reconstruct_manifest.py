@@ -13,25 +13,24 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Literal
 
-from ursa_pipelines.errors import ETagMismatch, ObjectExists, RecordingConflict, StoreDenied
+from ursa_pipelines.errors import ETagMismatch, ObjectExists, RecordingConflict, SourceNotFound, StoreDenied
 from ursa_pipelines.ingest.context import IngestContext, Watch
 from ursa_pipelines.ingest.discover import Discovery
 from ursa_pipelines.objects.hashing import hash_files
-from ursa_pipelines.objects.keys import raw_key
+from ursa_pipelines.objects.keys import raw_key, recording_prefix
 from ursa_pipelines.objects.proof import stored_digest
 from ursa_pipelines.objects.stored import read_participants, read_stored
 from ursa_pipelines.recordings.identity import (
     UNKNOWN_PARTICIPANT,
-    clean_display_name,
     derive_recording_hash,
     parse_rec_id,
+    read_display_name,
 )
-from ursa_pipelines.recordings.layout import MANIFEST, NODE_MANIFESTS, refusal_of_path
+from ursa_pipelines.recordings.layout import MANIFEST, NODE_MANIFESTS, UNNAMED_NODE, refusal_of_path
 from ursa_pipelines.recordings.manifest import Manifest, ManifestFile, Reconstruction, manifest_bytes
 from ursa_pipelines.recordings.merge import MergedFile, MergedManifest, NamedManifest, merge_manifests
 
 _READERS = 8
-_UNNAMED_NODE = "unnamed"
 
 
 @dataclass(frozen=True)
@@ -92,13 +91,16 @@ def reconstruct_in_bucket(context: IngestContext, rec_id: str, watch: Watch) -> 
     """Makes and stores manifest.json for a recording whose bytes are in the bucket (runbook, Path C).
 
     Returns the manifest, or None if a usable one is there already: then nothing is written. Raises
-    `RecordingConflict` if somebody else wrote one meanwhile that says otherwise.
+    `SourceNotFound` if the bucket has none of its bytes, and `RecordingConflict` if somebody else wrote a manifest
+    meanwhile that says otherwise.
     """
     parse_rec_id(rec_id)
     stored = read_stored(context.raw, rec_id)
     if merge_manifests(rec_id, stored.manifests) is not None:
         return None
     paths = [path for path in stored.segments if refusal_of_path(path, rec_id=rec_id) is None]
+    if not paths:
+        raise SourceNotFound("the bucket has no data of it", recording=rec_id, place=recording_prefix(rec_id))
 
     def digest(path: str) -> ManifestFile:
         watch.check_stop()
@@ -113,7 +115,7 @@ def reconstruct_in_bucket(context: IngestContext, rec_id: str, watch: Watch) -> 
     watch.expect(files=len(paths), total_bytes=sum(stored.objects[path].size for path in paths))
     with ThreadPoolExecutor(_READERS, thread_name_prefix="reconstruct") as pool:
         files = sorted(pool.map(digest, paths), key=lambda file: file.path)
-    names = [clean_display_name(text, recording=rec_id) for text in read_participants(context.raw, stored)]
+    names = [read_display_name(raw, recording=rec_id) for raw in read_participants(context.raw, stored)]
     manifest = _reconstructed(rec_id, files, next((name for name in names if name), None), "r2")
     _store_reconstructed(context, rec_id, manifest, stub_etag=stored.stub.etag if stored.stub else None)
     return manifest
@@ -137,7 +139,7 @@ def _manifest_of_files(discovery: Discovery, files: list[ManifestFile]) -> Named
         }
     )
     raw = manifest_bytes(supplement)
-    return NamedManifest(f"{NODE_MANIFESTS}/{node or _UNNAMED_NODE}.json", supplement, raw)
+    return NamedManifest(f"{NODE_MANIFESTS}/{node or UNNAMED_NODE}.json", supplement, raw)
 
 
 def _reconstructed(
@@ -185,7 +187,7 @@ def _store_reconstructed(context: IngestContext, rec_id: str, manifest: Manifest
             context.raw.replace(key, raw, stub_etag)
     except StoreDenied:
         # A bucket lock keeps the stub; the manifest goes beside it, where it counts the same.
-        context.raw.create(raw_key(rec_id, f"{NODE_MANIFESTS}/{_UNNAMED_NODE}.json"), raw)
+        context.raw.create(raw_key(rec_id, f"{NODE_MANIFESTS}/{UNNAMED_NODE}.json"), raw)
     except (ObjectExists, ETagMismatch):
         there = merge_manifests(rec_id, read_stored(context.raw, rec_id).manifests)
         mine = merge_manifests(rec_id, [NamedManifest(MANIFEST, manifest, raw)])

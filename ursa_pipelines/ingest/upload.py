@@ -15,16 +15,22 @@ from ursa_pipelines.errors import (
     StoreUnavailable,
 )
 from ursa_pipelines.ingest.context import IngestContext, Watch
-from ursa_pipelines.ingest.discover import mismatch
-from ursa_pipelines.ingest.reconstruct_manifest import Recording
+from ursa_pipelines.ingest.discover import look_again, mismatch
+from ursa_pipelines.ingest.reconstruct_manifest import Recording, complete_manifest
 from ursa_pipelines.objects.keys import raw_key
 from ursa_pipelines.objects.proof import require_same_bytes
 from ursa_pipelines.objects.store import ObjectInfo
-from ursa_pipelines.objects.stored import PARTICIPANT_BYTES_LIMIT, StoredRecording, write_marker
+from ursa_pipelines.objects.stored import (
+    PARTICIPANT_BYTES_LIMIT,
+    StoredRecording,
+    is_manifest,
+    list_recording,
+    write_marker,
+)
 from ursa_pipelines.objects.upload import Outgoing, Uploader
 from ursa_pipelines.recordings.inventory import Inventory, read_source
-from ursa_pipelines.recordings.layout import MANIFEST, NODE_MANIFESTS, NODE_PARTICIPANTS, PARTICIPANT
-from ursa_pipelines.recordings.merge import NamedManifest
+from ursa_pipelines.recordings.layout import MANIFEST, NODE_MANIFESTS, NODE_PARTICIPANTS, UNNAMED_NODE, node_of_file
+from ursa_pipelines.recordings.merge import MergedFile, NamedManifest
 
 
 @dataclass(frozen=True)
@@ -52,25 +58,15 @@ def upload(context: IngestContext, recording: Recording, watch: Watch) -> Upload
     watch.expect(files=len(inventory.files), total_bytes=inventory.total_bytes)
     sent: dict[str, int] = {}
     placed = _place_segments(context, recording, inventory, watch, sent)
-    placed |= _prove_elsewhere(context, recording, inventory)
+    placed |= _prove_elsewhere(context, recording, placed)
     watch.check_stop()
-    _store_participant(context, recording, inventory)
-    for manifest in recording.to_store:
-        _store_manifest(context, discovery.stored, manifest)
-    if not discovery.absent:
-        write_marker(
-            context.raw,
-            discovery.rec_id,
-            recording_hash=recording.recording_hash,
-            files={
-                path: {
-                    "size_bytes": info.size,
-                    "sha256": recording.merged.files[path].sha256,
-                    "etag": info.etag,
-                }
-                for path, info in placed.items()
-            },
-        )
+    _store_participants(context, recording, inventory)
+    stored_as = {_store_manifest(context, discovery.stored, manifest) for manifest in recording.to_store} - {None}
+    if (stored_as or discovery.absent) and _other_half_came(context, recording, stored_as):
+        recording = complete_manifest(context, look_again(context, discovery), _digests_of(recording, inventory))
+        placed |= _prove_elsewhere(context, recording, placed)
+    if not recording.discovery.absent:
+        _mark_complete(context, recording, placed)
     return Uploaded(
         recording, len(sent), len(inventory.files) - len(sent), sum(sent.values()), tuple(sorted(placed)), "sha256"
     )
@@ -119,16 +115,18 @@ def _place_segments(
     return uploader.send_all(outgoing, place)
 
 
-def _prove_elsewhere(context: IngestContext, recording: Recording, inventory: Inventory) -> dict[str, ObjectInfo]:
+def _prove_elsewhere(
+    context: IngestContext, recording: Recording, placed: dict[str, ObjectInfo]
+) -> dict[str, ObjectInfo]:
     """Proves the listed files that are not in this directory but in the bucket: another node's, or sent before."""
     stored = recording.discovery.stored
     elsewhere = [
         file
         for path, file in recording.merged.files.items()
-        if path not in inventory.files and path not in recording.discovery.absent
+        if path not in placed and path not in recording.discovery.absent
     ]
 
-    def prove(file) -> tuple[str, ObjectInfo]:
+    def prove(file: MergedFile) -> tuple[str, ObjectInfo]:
         info = stored.objects[file.path]
         require_same_bytes(
             context.raw,
@@ -136,7 +134,7 @@ def _prove_elsewhere(context: IngestContext, recording: Recording, inventory: In
             rec_id=stored.rec_id,
             path=file.path,
             size=file.size_bytes,
-            sha256=file.sha256,
+            sha256=file.sha256 or "",
             marker=stored.marker,
         )
         return file.path, info
@@ -145,21 +143,49 @@ def _prove_elsewhere(context: IngestContext, recording: Recording, inventory: In
         return dict(pool.map(prove, elsewhere))
 
 
-def _store_participant(context: IngestContext, recording: Recording, inventory: Inventory) -> None:
-    if inventory.participant is None:
-        return
-    raw = read_source(inventory, inventory.participant, limit=PARTICIPANT_BYTES_LIMIT)
-    if not raw.strip():
-        return
-    node = next((one.node for one in recording.discovery.manifests if one.node), None) or "unnamed"
-    names = (PARTICIPANT, f"{NODE_PARTICIPANTS}/{node}.txt", f"{NODE_PARTICIPANTS}/{node}.{_short_digest(raw)}.txt")
-    _store_once(context, recording.discovery.stored, names, raw)
+def _other_half_came(context: IngestContext, recording: Recording, own_manifests: set[str | None]) -> bool:
+    """Whether another ingest of this recording has brought its files since `discover` looked.
+
+    Two halves that are sent at once each store their manifest and look then, so that at least the later one sees
+    both and registers them together.
+    """
+    discovery, files = recording.discovery, recording.merged.files
+    before, now = discovery.stored.objects, list_recording(context.raw, discovery.rec_id)
+    new_manifests = {path for path, info in now.items() if is_manifest(path) and before.get(path) != info}
+    absent_came = [path in now and now[path].size == files[path].size_bytes for path in discovery.absent]
+    return bool(new_manifests - own_manifests) or (bool(absent_came) and all(absent_came))
 
 
-def _store_manifest(context: IngestContext, stored: StoredRecording, one: NamedManifest) -> None:
+def _digests_of(recording: Recording, inventory: Inventory) -> dict[str, str]:
+    files = recording.merged.files
+    return {path: digest for path in inventory.files if (digest := files[path].sha256)}
+
+
+def _mark_complete(context: IngestContext, recording: Recording, placed: dict[str, ObjectInfo]) -> None:
+    files = {
+        path: {"size_bytes": info.size, "sha256": recording.merged.files[path].sha256, "etag": info.etag}
+        for path, info in placed.items()
+    }
+    write_marker(context.raw, recording.discovery.rec_id, recording_hash=recording.recording_hash, files=files)
+
+
+def _store_participants(context: IngestContext, recording: Recording, inventory: Inventory) -> None:
+    this_node = next((one.node for one in recording.discovery.manifests if one.node), None) or UNNAMED_NODE
+    for file in (inventory.participant, *inventory.node_participants):
+        raw = read_source(inventory, file, limit=PARTICIPANT_BYTES_LIMIT) if file else b""
+        if file is None or not raw.strip():
+            continue
+        node = this_node if file is inventory.participant else node_of_file(file.path.rpartition("/")[2])
+        beside = (f"{NODE_PARTICIPANTS}/{node}.txt", f"{NODE_PARTICIPANTS}/{node}.{_short_digest(raw)}.txt")
+        names = (file.path, *(name for name in beside if name != file.path))
+        _store_once(context, recording.discovery.stored, names, raw)
+
+
+def _store_manifest(context: IngestContext, stored: StoredRecording, one: NamedManifest) -> str | None:
+    """Sees to it that the bucket has the manifest; the name it has there, or None if it was known to be there."""
     if any(_says_the_same(one, there) for there in stored.manifests):
-        return
-    node = one.node or "unnamed"
+        return None
+    node = one.node or UNNAMED_NODE
     beside = (f"{NODE_MANIFESTS}/{node}.json", f"{NODE_MANIFESTS}/{node}.{_short_digest(one.raw)}.json")
     if one.name == MANIFEST and stored.stub is not None:
         key = raw_key(stored.rec_id, MANIFEST)
@@ -168,25 +194,25 @@ def _store_manifest(context: IngestContext, stored: StoredRecording, one: NamedM
         except (ETagMismatch, StoreDenied):
             # It may have been replaced by us, with the answer lost; or the bucket lock keeps the stub.
             if context.raw.get(key)[0] != one.raw:
-                _store_once(context, stored, beside, one.raw)
-        return
-    _store_once(context, stored, (one.name, *(name for name in beside if name != one.name)), one.raw)
+                return _store_once(context, stored, beside, one.raw)
+        return MANIFEST
+    return _store_once(context, stored, (one.name, *(name for name in beside if name != one.name)), one.raw)
 
 
-def _store_once(context: IngestContext, stored: StoredRecording, names: tuple[str, ...], raw: bytes) -> None:
-    """Creates the document under the first name that is free or holds the same bytes already."""
+def _store_once(context: IngestContext, stored: StoredRecording, names: tuple[str, ...], raw: bytes) -> str:
+    """Creates the document under the first name that is free or holds the same bytes already; that name."""
     md5 = f'"{hashlib.md5(raw, usedforsecurity=False).hexdigest()}"'
     for name in names:
         if name in stored.objects and stored.objects[name].etag == md5:
-            return
+            return name
         key = raw_key(stored.rec_id, name)
         try:
             context.raw.create(key, raw, sha256=hashlib.sha256(raw).hexdigest())
         except ObjectExists:
             if context.raw.get(key)[0] == raw:
-                return
+                return name
         else:
-            return
+            return name
     raise ObjectConflict(
         "other documents stand under every name it could have", recording=stored.rec_id, place=names[0]
     )

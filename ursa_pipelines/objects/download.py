@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Literal
 
 from ursa_pipelines.errors import ContentMismatch
 from ursa_pipelines.objects.keys import raw_key
+from ursa_pipelines.objects.proof import stored_digest
 from ursa_pipelines.objects.store import Bucket
 
 logger = logging.getLogger("ursa.download")
@@ -68,7 +70,8 @@ def download_files(
     """Downloads what `plan` names and returns the paths written, in the plan's order.
 
     A file appears under its name only when its size and digest are right; one that is there already with the
-    right content is kept. Raises `ContentMismatch`, and `FileExistsError` for a file with other content.
+    right content is kept. Raises `ContentMismatch`, `FileExistsError` for a file with other content, and
+    `ValueError` before anything is written if two files would have the same name in this layout.
     """
     files_done = bytes_done = files_total = bytes_total = 0
 
@@ -89,6 +92,9 @@ def download_files(
 
     tell("start")
     planned = [(wanted, target_of(wanted, dest, layout)) for wanted in plan()]
+    doubled = next((target for target, count in Counter(target for _, target in planned).items() if count > 1), None)
+    if doubled is not None:
+        raise ValueError(f"layout={layout!r} would give two files the name {doubled.name}; choose by_recording")
     files_total, bytes_total = len(planned), sum(wanted.size for wanted, _ in planned)
     tell("plan_done")
     previous: WantedFile | None = None
@@ -109,7 +115,8 @@ def download_files(
 
 def _bring(raw: Bucket, wanted: WantedFile, target: Path) -> None:
     if target.exists():
-        if target.stat().st_size == wanted.size and _digest_of_file(target) == wanted.sha256:
+        digest = wanted.sha256 or stored_digest(raw, raw_key(wanted.rec_id, wanted.path))
+        if target.stat().st_size == wanted.size and _digest_of_file(target) == digest:
             return
         raise FileExistsError(f"{target} exists with other content; move it away or choose another directory")
     target.parent.mkdir(parents=True, exist_ok=True)

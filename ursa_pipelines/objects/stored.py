@@ -33,8 +33,8 @@ class Marker:
 
     def proves(self, path: str, info: ObjectInfo, sha256: str) -> bool:
         """Whether the object LIST shows is the one this marker was written for, with this digest."""
-        known = self.document.get("files", {}).get(path)
-        return bool(known) and known["etag"] == info.etag and known["sha256"] == sha256
+        known = self.document["files"].get(path)
+        return known is not None and known.get("etag") == info.etag and known.get("sha256") == sha256
 
 
 @dataclass(frozen=True)
@@ -64,35 +64,36 @@ class StoredRecording:
 
 def read_stored(bucket: Bucket, rec_id: str) -> StoredRecording:
     """Lists the recording's prefix and reads its manifests and marker. Raises `ManifestInvalid` for a bad one."""
-    prefix = recording_prefix(rec_id)
-    objects = {info.key.removeprefix(prefix): info for info in bucket.list_objects(prefix)}
-    manifests = tuple(
-        _read_manifest(bucket, rec_id, path, info) for path, info in objects.items() if _is_manifest(path)
-    )
+    objects = list_recording(bucket, rec_id)
+    manifests = tuple(_read_manifest(bucket, rec_id, path, info) for path, info in objects.items() if is_manifest(path))
     return StoredRecording(rec_id, objects, manifests, read_marker(bucket, rec_id))
 
 
-def read_participants(bucket: Bucket, stored: StoredRecording) -> list[str]:
-    """The texts of participant.txt and `_node_participants/*.txt`; blank ones included."""
+def list_recording(bucket: Bucket, rec_id: str) -> dict[str, ObjectInfo]:
+    """The recording's objects by path, 1,000 to a request."""
+    prefix = recording_prefix(rec_id)
+    return {info.key.removeprefix(prefix): info for info in bucket.list_objects(prefix)}
+
+
+def is_manifest(path: str) -> bool:
+    """Whether a manifest lies under this path: the top-level one, or a node's."""
+    head, _, tail = path.partition("/")
+    return path == MANIFEST or (head == NODE_MANIFESTS and tail.endswith(".json") and "/" not in tail)
+
+
+def read_participants(bucket: Bucket, stored: StoredRecording) -> list[bytes]:
+    """The contents of participant.txt and `_node_participants/*.txt`; blank ones included."""
     paths = [path for path in stored.objects if path == PARTICIPANT or path.partition("/")[0] == NODE_PARTICIPANTS]
-    texts = []
-    for path in sorted(paths):
-        if stored.objects[path].size <= PARTICIPANT_BYTES_LIMIT:
-            texts.append(bucket.get(raw_key(stored.rec_id, path))[0].decode("utf-8", errors="replace"))
-    return texts
+    return [
+        bucket.get(raw_key(stored.rec_id, path))[0]
+        for path in sorted(paths)
+        if stored.objects[path].size <= PARTICIPANT_BYTES_LIMIT
+    ]
 
 
 def read_marker(bucket: Bucket, rec_id: str) -> Marker | None:
     """Our commit marker, or None. A rig's marker is no evidence and is passed over."""
-    for key in (marker_key(rec_id), own_marker_key(rec_id)):
-        try:
-            raw, info = bucket.get(key)
-        except ObjectNotFound:
-            return None
-        document = _own_marker(raw)
-        if document is not None:
-            return Marker(key, info.etag, document)
-    return None
+    return _find_marker(bucket, rec_id)[1]
 
 
 @retry(
@@ -106,22 +107,30 @@ def write_marker(bucket: Bucket, rec_id: str, *, recording_hash: str, files: dic
 
     A rig's marker under the usual key stays; ours then goes beside it.
     """
-    marker = read_marker(bucket, rec_id)
+    key, marker = _find_marker(bucket, rec_id)
     if marker is None:
-        key = marker_key(rec_id) if bucket.head(marker_key(rec_id)) is None else own_marker_key(rec_id)
         bucket.create(key, _marker_bytes(rec_id, recording_hash, files))
         return True
     known = marker.document["files"]
-    if all(known.get(path) == entry for path, entry in files.items()):
+    if files.keys() <= known.keys():
         return False
     merged = {**files, **known}
-    bucket.replace(marker.key, _marker_bytes(rec_id, marker.document["recording_hash"], merged), marker.etag)
+    bucket.replace(key, _marker_bytes(rec_id, marker.document["recording_hash"], merged), marker.etag)
     return True
 
 
-def _is_manifest(path: str) -> bool:
-    head, _, tail = path.partition("/")
-    return path == MANIFEST or (head == NODE_MANIFESTS and tail.endswith(".json") and "/" not in tail)
+def _find_marker(bucket: Bucket, rec_id: str) -> tuple[str, Marker | None]:
+    """Where our marker is, or goes. Each key is looked at once: one made meanwhile is not taken for a rig's."""
+    beside = own_marker_key(rec_id)
+    for key in (marker_key(rec_id), beside):
+        try:
+            raw, info = bucket.get(key)
+        except ObjectNotFound:
+            return key, None
+        document = _own_marker(raw)
+        if document is not None:
+            return key, Marker(key, info.etag, document)
+    return beside, None
 
 
 def _read_manifest(bucket: Bucket, rec_id: str, path: str, info: ObjectInfo) -> NamedManifest:
@@ -141,7 +150,10 @@ def _own_marker(raw: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(document, dict) or document.get("format") != MARKER_FORMAT:
         return None
-    return document
+    files = document.get("files")
+    if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
+        return None
+    return document if isinstance(document.get("recording_hash"), str) else None
 
 
 def _marker_bytes(rec_id: str, recording_hash: str, files: dict[str, dict[str, Any]]) -> bytes:

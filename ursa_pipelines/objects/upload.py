@@ -15,11 +15,18 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from ursa_pipelines.errors import ContentMismatch, ObjectExists, StoreDenied, StoreUnavailable, UploadInterrupted
+from ursa_pipelines.errors import (
+    ContentMismatch,
+    ObjectExists,
+    ObjectNotFound,
+    StoreDenied,
+    StoreUnavailable,
+    UploadInterrupted,
+)
 from ursa_pipelines.objects.store import Bucket, ObjectInfo
 from ursa_pipelines.recordings.inventory import Inventory, SourceFile, open_source, require_unchanged
 
@@ -87,7 +94,7 @@ class Uploader:
                 futures.update({pool.submit(place, one): one.file.path for one in files})
             try:
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                return {futures[future]: future.result() for future in sorted(done, key=_failed_first)}
+                return {futures[future]: future.result() for future in done}
             except BaseException:
                 self._failed.set()
                 for future in futures:
@@ -149,6 +156,8 @@ class Uploader:
                     pool.shutdown(wait=True, cancel_futures=True)
                     raise
             self._check_stop()
+            # The last parts may have taken long: what changed since the last byte was read is still noticed.
+            require_unchanged(outgoing.inventory, outgoing.file, stream)
             return upload.complete(outgoing.file.size)
 
     def _send_part(
@@ -201,7 +210,8 @@ class MultipartUpload:
         return ObjectInfo(self._key, size, answer["ETag"], self._sha256)
 
     def abort(self) -> None:
-        with speaking_of(self._bucket, self._key):
+        """Removes the parts. An upload that is gone is no error: R2 ends one whose conditional Complete fails."""
+        with suppress(ObjectExists), speaking_of(self._bucket, self._key):
             self._bucket.multipart_client.abort_multipart_upload(
                 Bucket=self._bucket.name, Key=self._key, UploadId=self._id
             )
@@ -220,7 +230,7 @@ def multipart_upload(bucket: Bucket, key: str, *, sha256: str) -> Iterator[Multi
     except BaseException:
         try:
             upload.abort()
-        except (StoreUnavailable, StoreDenied) as error:
+        except (ObjectNotFound, StoreUnavailable, StoreDenied) as error:
             logger.warning("an unfinished upload was left behind: %s", error)
         raise
 
@@ -240,6 +250,8 @@ def speaking_of(bucket: Bucket, key: str) -> Iterator[None]:
             raise ObjectExists("the key was taken while the file was sent", place=place) from None
         if status in {401, 403}:
             raise StoreDenied(f"the object store refused it: {code}", place=place) from None
+        if status == 404:
+            raise ObjectNotFound("there is no such bucket", place=place) from None
         raise StoreUnavailable(f"the object store failed: {code or status}", place=place) from None
     except BotoCoreError as error:
         raise StoreUnavailable(f"the object store failed: {type(error).__name__}", place=place) from None
@@ -267,7 +279,3 @@ def _raise_first_failure(futures: list[Future[None]]) -> None:
     for future in futures:
         if future.done() and not future.cancelled() and (error := future.exception()):
             raise error
-
-
-def _failed_first(future: Future[ObjectInfo]) -> bool:
-    return future.cancelled() or future.exception() is None

@@ -26,11 +26,11 @@ r2_recording = dg.AssetSpec(
     description="A recording's bytes in the raw bucket that did not come through here.",
 )
 
-# `eager()` would never fire for a recording that only one of the two sources has.
-on_arrival = (
-    (dg.AutomationCondition.newly_missing() | dg.AutomationCondition.any_deps_updated()).since_last_handled()
-    & ~dg.AutomationCondition.in_progress()
-).with_label("on arrival")
+# `eager()` would never fire for a recording that only one of the two sources has. `since_last_handled()` would forget
+# what arrives while the recording is being ingested, or between a request and the tick after it.
+_arrival = dg.AutomationCondition.newly_missing() | dg.AutomationCondition.any_deps_updated()
+_handled = dg.AutomationCondition.initial_evaluation() | (dg.AutomationCondition.newly_requested() & ~_arrival)
+on_arrival = (_arrival.since(_handled) & ~dg.AutomationCondition.in_progress()).with_label("on arrival")
 
 
 def _agreement() -> dg.AssetCheckSpec:

@@ -15,15 +15,19 @@ from ursa_pipelines.embedded.sources import ensure_local_sources
 from ursa_pipelines.ingest.sources import Source, list_recordings
 from ursa_pipelines.ingest.watch import Arrival, look_at
 from ursa_pipelines.orchestration.partitions import PARTITIONS_PER_REQUEST, recordings
-from ursa_pipelines.orchestration.resources import UrsaResource
+from ursa_pipelines.orchestration.resources import UrsaResource, require_profile
 from ursa_pipelines.profiles import Profile
 
 _TICK_SECONDS = 20.0
 _REASONS_SHOWN = 20
 
 
-def nas_sensor(source_name: str, profile: Profile) -> dg.SensorDefinition:
-    """The sensor of one source of the profile. On `local` it runs from the start, elsewhere once it is turned on."""
+def nas_sensor(source_name: str, profile: Profile, *, tick_seconds: float = _TICK_SECONDS) -> dg.SensorDefinition:
+    """The sensor of one source of the profile. On `local` it runs from the start, elsewhere once it is turned on.
+
+    A tick looks at directories for `tick_seconds`, at one at least; the cursor holds what was seen of each, the one
+    looked at longest ago first.
+    """
     is_local = profile.family == "local"
 
     @dg.sensor(
@@ -34,20 +38,23 @@ def nas_sensor(source_name: str, profile: Profile) -> dg.SensorDefinition:
     )
     def _sensor(context: dg.SensorEvaluationContext, ursa: UrsaResource):
         data = ursa.data()
+        require_profile(context.instance, data.profile.name)
         if is_local:
             ensure_local_sources(data.sources)
         source = next(one for one in data.sources if one.name == source_name)
         cursor: dict[str, dict[str, Any]] = json.loads(context.cursor) if context.cursor else {}
         seen = {rec_id: Arrival.from_cursor(item) for rec_id, item in cursor.items()}
         found = list_recordings(source)
-        looked_at = dict(_look(source, found, seen, data.profile))
-        kept = {rec_id: arrival for rec_id, arrival in {**seen, **looked_at}.items() if rec_id in set(found)}
+        there = set(found)
+        looked_at = dict(_look(source, found, seen, data.profile, tick_seconds))
+        in_turn = {rec_id: one for rec_id, one in seen.items() if rec_id in there and rec_id not in looked_at}
+        kept = in_turn | looked_at
         arrived = sorted(rec_id for rec_id, one in looked_at.items() if one.settled and one != seen.get(rec_id))
         waiting = [f"{rec_id}: {one.reason}" for rec_id, one in sorted(kept.items()) if not one.settled]
         known = set(context.instance.get_dynamic_partitions(str(recordings.name)))
         new = [rec_id for rec_id in arrived if rec_id not in known]
         return dg.SensorResult(
-            cursor=json.dumps({rec_id: one.to_cursor() for rec_id, one in sorted(kept.items())}),
+            cursor=json.dumps({rec_id: one.to_cursor() for rec_id, one in kept.items()}),
             dynamic_partitions_requests=[
                 recordings.build_add_request(new[start : start + PARTITIONS_PER_REQUEST])
                 for start in range(0, len(new), PARTITIONS_PER_REQUEST)
@@ -81,13 +88,15 @@ def automation_sensor(profile: Profile) -> dg.AutomationConditionSensorDefinitio
 
 
 def _look(
-    source: Source, found: list[str], seen: dict[str, Arrival], profile: Profile
+    source: Source, found: list[str], seen: dict[str, Arrival], profile: Profile, seconds: float
 ) -> Iterable[tuple[str, Arrival]]:
-    """Looks at directories, those not yet settled first, until the tick's time is up; the rest wait for the next."""
-    deadline = time.monotonic() + _TICK_SECONDS
-    for rec_id in sorted(found, key=lambda rec_id: rec_id in seen and seen[rec_id].settled):
-        if time.monotonic() > deadline:
-            return
+    """Looks at directories until the tick's time is up; the rest wait for the next.
+
+    New ones go first, then those that wait, then the settled ones; of each kind, the one looked at longest ago.
+    """
+    turn = {rec_id: (1 + one.settled, position) for position, (rec_id, one) in enumerate(seen.items())}
+    deadline = time.monotonic() + seconds
+    for rec_id in sorted(found, key=lambda rec_id: turn.get(rec_id, (0, 0))):
         yield (
             rec_id,
             look_at(
@@ -98,6 +107,8 @@ def _look(
                 reconstruct_after=profile.settings.reconstruct_after,
             ),
         )
+        if time.monotonic() >= deadline:
+            return
 
 
 def _told(found: list[str], arrived: list[str], waiting: list[str]) -> str:

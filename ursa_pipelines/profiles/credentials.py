@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NoReturn
 
 from ursa_pipelines.errors import CredentialsUnavailable
@@ -16,7 +17,16 @@ from ursa_pipelines.profiles.profile import Profile, Role, require_url
 
 _OP_SECONDS = 30.0
 _LENGTH_LIMIT = 4096
-_LOCKED = ("not currently signed in", "not signed in", "session expired", "sign in", "locked", "authorization")
+_LOCKED = (
+    "not currently signed in",
+    "not signed in",
+    "session expired",
+    "sign in",
+    "locked",
+    "authorization",
+    "no accounts configured",
+    "connecting to desktop app",
+)
 _NOT_FOUND = ("isn't an item", "isn't a vault", "not found", "could not find", "couldn't find", "does not have a field")
 
 
@@ -90,7 +100,8 @@ class CredentialSource:
 def _op_read(reference: str, timeout: float) -> str:
     """Asks 1Password's `op` for one value. What it prints is never repeated in an error."""
     program = shutil.which("op")
-    if program is None:
+    # A relative entry of PATH, such as `.`, would run whatever lies in the working directory.
+    if program is None or not Path(program).is_absolute():
         raise CredentialsUnavailable(
             "the 1Password command `op` is not installed",
             place=reference,
@@ -118,7 +129,8 @@ def _op_read(reference: str, timeout: float) -> str:
         value = done.stdout.decode().strip()
     except UnicodeDecodeError:
         value = ""
-    if not value or not value.isprintable() or len(value) > _LENGTH_LIMIT:
+    plain = value.isascii() and value.isprintable() and " " not in value
+    if not value or not plain or len(value) > _LENGTH_LIMIT:
         raise CredentialsUnavailable(
             "1Password gave an empty value or one that is no key",
             place=reference,

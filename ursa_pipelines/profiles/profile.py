@@ -24,7 +24,8 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def _is_reference(text: str) -> str:
-    if not text.startswith("op://") or text.count("/") < 4 or not text.isprintable():
+    parts = text.removeprefix("op://").split("/")
+    if not text.startswith("op://") or len(parts) < 3 or not all(parts) or not text.isprintable():
         raise ValueError("is not an op://vault/item/field reference; secrets are never written into a profile")
     return text
 
@@ -35,8 +36,14 @@ def _is_endpoint(text: str) -> str:
 
 def require_url(text: str) -> str:
     """An object store's URL without a trailing slash. Raises `ValueError` unless it is https, or http to loopback."""
-    url = urlsplit(text)
-    if not url.hostname or url.username or url.path.strip("/") or url.query:
+    try:
+        url = urlsplit(text)
+        _ = url.port
+    except ValueError:
+        url = urlsplit("")
+    plain = text.isascii() and text.isprintable() and not any(mark in text for mark in " @?#")
+    if not plain or not url.hostname or url.path.strip("/"):
+        # The parser's own messages would repeat what was written there, which may be a secret put in the wrong place.
         raise ValueError("is not a URL such as https://ACCOUNT.r2.cloudflarestorage.com")
     if url.scheme != "https" and not (url.scheme == "http" and url.hostname in _LOOPBACK):
         raise ValueError("must be https; plain http only reaches this machine itself")

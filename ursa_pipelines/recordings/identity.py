@@ -66,6 +66,17 @@ def clean_display_name(text: str | None, *, recording: str | None = None) -> str
     return name
 
 
+def read_display_name(raw: bytes, *, recording: str) -> str | None:
+    """The display name in the bytes of a participant.txt, cleaned. Raises `ParticipantInvalid`, also if not UTF-8."""
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ParticipantInvalid(
+            "participant.txt is not UTF-8", recording=recording, remedy="Save it again as UTF-8 text."
+        ) from None
+    return clean_display_name(text, recording=recording)
+
+
 def derive_participant_id(display_name: str) -> str:
     """`p_` and 16 hex digits that do not reveal the name: SHA-256 of it, NFKC, case-folded, white space collapsed."""
     folded = " ".join(unicodedata.normalize("NFKC", display_name).casefold().split())

@@ -30,6 +30,7 @@ from ursa_pipelines.recordings.layout import colliding_paths, refusal_of_path, s
 
 MANIFEST_BYTES_LIMIT = 64 * 1024 * 1024
 MANIFEST_DEPTH_LIMIT = 64
+MANIFEST_CONTAINERS_LIMIT = 2_000_000
 FILE_BYTES_LIMIT = 5_000 * 1024**3
 """R2's largest object is 4.995 TiB; what is larger can never be stored whole."""
 
@@ -142,8 +143,9 @@ def parse_manifest(raw: bytes, *, rec_id: str, place: str) -> Manifest:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         refuse(f"it is not UTF-8 (byte {error.start})")
-    if _nesting(raw) > MANIFEST_DEPTH_LIMIT:
-        refuse(f"it is nested more than {MANIFEST_DEPTH_LIMIT} levels deep")
+    too_much = _structure_refusal(raw)
+    if too_much:
+        refuse(too_much)
     try:
         document = json.loads(
             text, object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_float=_finite_float
@@ -179,16 +181,19 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     return manifest.model_dump_json(indent=1).encode()
 
 
-def _nesting(raw: bytes) -> int:
-    depth = deepest = 0
+def _structure_refusal(raw: bytes) -> str | None:
+    depth = containers = 0
     for match in _JSON_STRUCTURE.finditer(raw):
         token = match.group()
         if token in (b"[", b"{"):
-            depth += 1
-            deepest = max(deepest, depth)
+            depth, containers = depth + 1, containers + 1
+            if depth > MANIFEST_DEPTH_LIMIT:
+                return f"it is nested more than {MANIFEST_DEPTH_LIMIT} levels deep"
+            if containers > MANIFEST_CONTAINERS_LIMIT:
+                return f"it holds more than {MANIFEST_CONTAINERS_LIMIT:,} objects and lists"
         elif token in (b"]", b"}"):
             depth -= 1
-    return deepest
+    return None
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
