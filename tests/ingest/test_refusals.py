@@ -289,6 +289,25 @@ def test_a_digest_that_differs_is_found_while_sending_and_nothing_is_registered(
     assert CAMERA not in lab.objects(REC)
 
 
+def test_every_damaged_file_is_named_and_the_sound_ones_are_not_sent_again(lab: Lab):
+    directory = write_recording(lab.nas, REC, FILES, age_s=DAY)
+    damaged = sorted(FILES)[:2]
+    for path in damaged:
+        status = (directory / path).stat()
+        (directory / path).write_bytes(bytes(len(FILES[path])))
+        os.utime(directory / path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    for _ in range(2):
+        with pytest.raises(ContentMismatch) as caught:
+            lab.data.ingest(source_dir=directory)
+        _check_told(caught.value, ContentMismatch, tuple(damaged))
+        assert set(lab.objects(REC)) == FILES.keys() - set(damaged)
+
+    for path in damaged:
+        (directory / path).write_bytes(FILES[path])
+    assert lab.data.ingest(source_dir=directory).files_uploaded == len(damaged)
+
+
 def test_fault_12_a_file_that_grows_while_it_is_sent_is_not_registered(lab: Lab):
     directory = write_recording(lab.nas, REC, FILES)
 

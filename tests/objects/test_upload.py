@@ -342,9 +342,7 @@ def test_the_first_error_is_the_one_that_is_told_and_stops_the_rest(desk: Desk):
     assert desk.open_uploads() == []
 
 
-def test_an_error_is_not_hidden_by_an_upload_that_cannot_be_aborted_any_more(
-    desk: Desk, proxied: Bucket, proxy: Proxy
-):
+def test_an_error_is_not_hidden_by_an_upload_that_cannot_be_aborted_any_more(desk: Desk, proxied: Bucket, proxy: Proxy):
     """R2 ends an upload whose conditional Complete fails, so that there is nothing left to abort."""
     proxy.fault = Refuse("^DELETE .*uploadId", 404, "NoSuchUpload")
 

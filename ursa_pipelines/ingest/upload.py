@@ -91,14 +91,20 @@ def _place_segments(
         watch.done(outgoing.file.path, outgoing.file.size)
         return info
 
-    def place(outgoing: Outgoing) -> ObjectInfo:
+    damaged: dict[str, ContentMismatch] = {}
+
+    def place(outgoing: Outgoing) -> ObjectInfo | None:
         path = outgoing.file.path
         if path in stored.objects:
             return prove(outgoing, stored.objects[path])
         try:
             info = uploader.send(outgoing)
         except ContentMismatch as error:
-            raise mismatch(context, outgoing.file, rec_id, error.problem) from None
+            found = mismatch(context, outgoing.file, rec_id, error.problem)
+            if not isinstance(found, ContentMismatch):
+                raise found from None
+            damaged[path] = found
+            return None
         except ObjectExists:
             there = context.raw.head(outgoing.key)
             if there is None:
@@ -112,7 +118,14 @@ def _place_segments(
         Outgoing(inventory, file, raw_key(rec_id, path), recording.merged.files[path].sha256 or "")
         for path, file in inventory.files.items()
     ]
-    return uploader.send_all(outgoing, place)
+    placed = uploader.send_all(outgoing, place)
+    if damaged:
+        # The others were sent all the same: the operator learns of every damaged file at once, and once these are
+        # mended the rest is in place.
+        first, *others = sorted(damaged)
+        more = f"; damaged too: {', '.join(others)}" if others else ""
+        raise ContentMismatch(f"{damaged[first].problem}{more}", recording=rec_id, place=first)
+    return placed
 
 
 def _prove_elsewhere(

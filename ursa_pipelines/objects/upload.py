@@ -77,8 +77,10 @@ class Uploader:
     _failed: threading.Event = field(default_factory=threading.Event)
     _large_at_once: int = 1
 
-    def send_all(self, outgoing: list[Outgoing], place: Callable[[Outgoing], ObjectInfo]) -> dict[str, ObjectInfo]:
-        """Runs `place` (which decides and calls `send`) for every file; what is stored then, by path.
+    def send_all(
+        self, outgoing: list[Outgoing], place: Callable[[Outgoing], ObjectInfo | None]
+    ) -> dict[str, ObjectInfo]:
+        """Runs `place` (which decides and calls `send`) for every file; what it says is stored then, by path.
 
         The first error stops the rest and is raised after the transfers under way have ended.
         """
@@ -89,12 +91,13 @@ class Uploader:
             ThreadPoolExecutor(self._large_at_once, thread_name_prefix="send-large") as large_pool,
             ThreadPoolExecutor(self.limits.workers, thread_name_prefix="send-small") as small_pool,
         ):
-            futures: dict[Future[ObjectInfo], str] = {}
+            futures: dict[Future[ObjectInfo | None], str] = {}
             for pool, files in ((large_pool, large), (small_pool, small)):
                 futures.update({pool.submit(place, one): one.file.path for one in files})
             try:
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                return {futures[future]: future.result() for future in done}
+                placed = {futures[future]: future.result() for future in done}
+                return {path: info for path, info in placed.items() if info is not None}
             except BaseException:
                 self._failed.set()
                 for future in futures:
