@@ -54,7 +54,7 @@ def _rebuild(cls: type[UrsaError], problem: str, state: dict) -> UrsaError:
 class Retryable(UrsaError):
     """Nothing is wrong with the recording; the same call may succeed later."""
 
-    remedy = "Run it again; what was already done is not repeated."
+    remedy = "Run it again; finished files are not sent twice."
 
 
 # What is wrong with a recording or its manifest
@@ -81,7 +81,7 @@ class ManifestNotFound(RecordingRefused):
 class ManifestInvalid(RecordingRefused):
     """A manifest breaks a rule of its format (DESIGN section 3); `place` names the field."""
 
-    remedy = "Ask the rig's owner for the manifest as it was written, or move it away to have it reconstructed."
+    remedy = "Ask the rig's owner for the manifest as it was written, or take it out of the directory to have one made."
 
 
 class ManifestConflict(ManifestInvalid):
@@ -156,7 +156,7 @@ class StoreUnavailable(Retryable):
 class UploadInterrupted(Retryable):
     """A stop was asked for. Nothing was registered."""
 
-    remedy = "Run it again to go on where it stopped."
+    remedy = "Run it again; finished files are not sent twice."
 
 
 # Objects

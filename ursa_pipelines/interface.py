@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -73,7 +74,7 @@ class DataInterface:
         self._credentials = CredentialSource(self.profile)
         self._enabled: frozenset[Role] = frozenset()
         self._buckets: dict[Role, Bucket] = {}
-        self._writer = Writer(by=f"{getpass.getuser()}@{socket.gethostname()}", run_id=run_id)
+        self._writer = Writer(by=f"{_user()}@{socket.gethostname()}", run_id=run_id)
 
     def __repr__(self) -> str:
         return f"DataInterface(profile={self.profile.name!r})"
@@ -178,7 +179,7 @@ class DataInterface:
         metadata: Mapping[str, Any] | None = None,
         on_conflict: RecordingPolicy = "error",
     ) -> RecordingRow:
-        """Registers a recording row; returns it as it stands. `ended_at` defaults to start plus duration.
+        """Registers a recording row; returns it as it stands. `ended_at` defaults to start plus a duration above 0.
 
         `on_conflict` is "error", "extend", "merge_participants" or "overwrite" (runbook, Conflict policies).
         Raises `CatalogRowExists` or `CatalogConflict`.
@@ -188,7 +189,7 @@ class DataInterface:
             participant_ids=sorted(set(participant_ids)),
             start_time=start_time,
             duration=duration,
-            ended_at=ended_at or start_time + duration,
+            ended_at=ended_at or (start_time + duration if duration else None),
             device_info=dict(device_info) if device_info else None,
             metadata=dict(metadata) if metadata else None,
         )
@@ -341,6 +342,7 @@ class DataInterface:
             catalog=catalog,
             writer=self._writer,
             quiet_period=settings.quiet_period,
+            reconstruct_after_bucket=settings.reconstruct_after_bucket,
             transfer=TransferLimits(part_size=settings.part_size, workers=settings.upload_workers),
             hash_workers=settings.hash_workers,
         )
@@ -386,6 +388,13 @@ class DataInterface:
             )
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
 def _wanted_files(raw: Bucket, results: list[QueryResult]) -> list[WantedFile]:
     wanted = []
     for result in results:
@@ -397,7 +406,11 @@ def _wanted_files(raw: Bucket, results: list[QueryResult]) -> list[WantedFile]:
         for name, row in result.modalities.items():
             worker = f"{row.modality}_{row.worker_id}" if row.worker_id else row.modality
             listed = {path: file for path, file in merged.files.items() if worker_of(path) == worker} if merged else {}
-            segments = {path: info for path, info in stored.segments.items() if worker_of(path) == worker}
+            segments = {
+                path: info
+                for path, info in stored.segments.items()
+                if worker_of(path) == worker and (path in listed or not listed)
+            }
             if len(segments) < row.segment_count:
                 lost = ", ".join(path for path in listed if path not in segments)
                 raise ObjectsMissing(

@@ -159,3 +159,13 @@ def test_looking_writes_nothing(tmp_path: Path):
     look(tmp_path / REC)
 
     assert snapshot(tmp_path) == before
+
+
+def test_a_directory_whose_manifest_cannot_be_read_is_told_and_not_raised(tmp_path: Path):
+    directory = write_recording(tmp_path, REC, FILES, manifest=False)
+    (directory / "manifest.json").symlink_to("/etc/hostname")
+
+    first = look(directory)
+
+    assert "manifest.json" in first.reason
+    assert look(directory, first, after=QUIET + 1).settled

@@ -1,7 +1,8 @@
 """The entry of a recording: one document that holds its rows, and the protocol that writes it (DESIGN section 6).
 
 Register, in this order:
-1. GET the entry. If the policy changes nothing, stop: nothing is written.
+1. GET the entry, for a derived hash the one that the rec_id's claim names, if there is a claim. If the policy
+   changes nothing, stop: nothing is written.
 2. Write the tail marker and claim the rec_id, together. A claim that names another hash decides which hash is
    meant if ours was derived, and is a conflict if ours was stated.
 3. PUT the entry: create-only if it was absent, else only over the version that was read.
@@ -22,7 +23,14 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from ursa_pipelines.catalog.pointer import read_pointer, require_known_version
 from ursa_pipelines.catalog.policies import Resolve
@@ -45,13 +53,14 @@ ResolveFor = Callable[[str], Resolve]
 """Gives the policy to apply once it is known which recording_hash is meant."""
 
 _ATTEMPTS = 30
+_RETRY_SECONDS = 120
 _HASH = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
 class LogItem(BaseModel):
     """One write in an entry's history."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
 
     txn: str
     op: str
@@ -62,7 +71,7 @@ class LogItem(BaseModel):
 
 
 class _Versioned(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
 
     version: Annotated[int, Field(ge=1)] = ENTRY_VERSION
 
@@ -128,7 +137,9 @@ def parse_entry(raw: bytes, *, place: str) -> Entry:
         return Entry.model_validate_json(raw)
     except ValidationError as error:
         raise CatalogError(
-            f"the entry is damaged: {error.errors()[0]['msg']}", place=place, remedy="Restore it from a rebuild."
+            f"the entry is damaged: {error.errors()[0]['msg']}",
+            place=place,
+            remedy="Keep a copy of it, then register the recording again from its bytes.",
         ) from None
 
 
@@ -174,10 +185,12 @@ def write_entry(assets: Bucket, prefix: str, change: Change, *, follow_pointer: 
 
 def _write_under(assets: Bucket, prefix: str, change: Change) -> Registration:
     recording_hash, announced = change.recording_hash, False
+    if change.rec_id is not None and not change.hash_is_stated:
+        recording_hash = read_claim(assets, prefix, change.rec_id) or recording_hash
     retrying = Retrying(
         retry=retry_if_exception_type((ETagMismatch, ObjectExists, StoreUnavailable)),
         wait=_pause_before_retry,
-        stop=stop_after_attempt(_ATTEMPTS),
+        stop=stop_after_attempt(_ATTEMPTS) | stop_after_delay(_RETRY_SECONDS),
         reraise=True,
     )
     for attempt in retrying:

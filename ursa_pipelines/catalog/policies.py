@@ -131,7 +131,13 @@ def _added(existing: Rows, new: Rows) -> Rows:
 
 def _overwritten(existing: Rows, new: Rows, own_nodes: Collection[str]) -> Rows:
     unseen_nodes = _nodes(existing) - _nodes(new)
-    described = {row.primary_key for row in new.modalities}
+    processed = {row.primary_key: row for row in existing.modalities if row.ingestion_status is not IngestionStatus.RAW}
+    described = {
+        row.primary_key: processed[row.primary_key]
+        if row.primary_key in processed and _is_processed_from(processed[row.primary_key], row)
+        else row
+        for row in new.modalities
+    }
     kept = [
         row
         for row in existing.modalities
@@ -152,7 +158,7 @@ def _overwritten(existing: Rows, new: Rows, own_nodes: Collection[str]) -> Rows:
             "metadata": _merged_metadata(before, after, True),
         }
         merged_participants = _enrolled_by(start, merged_participants)
-    return Rows(after.model_copy(update=update), _sorted([*kept, *new.modalities]), merged_participants)
+    return Rows(after.model_copy(update=update), _sorted([*kept, *described.values()]), merged_participants)
 
 
 def _extended(old: RecordingRow, duration: timedelta) -> RecordingRow:

@@ -16,6 +16,7 @@ import typer
 from ursa_pipelines.embedded.sources import ensure_local_sources
 from ursa_pipelines.interface import DataInterface
 from ursa_pipelines.orchestration.instance import dagster_home
+from ursa_pipelines.orchestration.resources import require_profile_of_home
 
 _END_SECONDS = 30.0
 _POLL_SECONDS = 0.1
@@ -25,6 +26,8 @@ def run_dev(profile: str, port: int) -> int:
     """Runs until it is interrupted or terminated, then ends all that it started; the exit code of `dagster dev`."""
     _require_free(port)
     data = DataInterface(profile)
+    home = dagster_home().absolute()
+    require_profile_of_home(home, data.profile.name)
     if data.profile.family == "local":
         ensure_local_sources(data.sources)
         prefix = data.catalog.prefix
@@ -35,7 +38,7 @@ def run_dev(profile: str, port: int) -> int:
     module = f"ursa_pipelines.orchestration.{profile.replace('-', '_')}"
     program = Path(sys.executable).with_name("dagster")
     command = [str(program), "dev", "-m", module, "-h", "127.0.0.1", "-p", str(port)]
-    environment = {**os.environ, "DAGSTER_HOME": str(dagster_home().absolute())}
+    environment = {**os.environ, "DAGSTER_HOME": str(home)}
     return _run_until_told_to_end(command, environment)
 
 

@@ -168,7 +168,7 @@ def query(
 def catalog_init(profile: Profile = None, config: Config = None, yes: Yes = False) -> None:
     """Create an empty catalog and mark the buckets as this profile's. What is there already stays."""
     data = _data(profile, config)
-    _confirm(data, f"Create a catalog in {data.profile.buckets.assets}?", yes)
+    _confirm(data, f"Create a catalog in {data.profile.buckets.assets}?", yes, marks_buckets=True)
     typer.echo(f"catalog at {data.init_catalog()}")
 
 
@@ -202,12 +202,14 @@ def _each(rec_ids: list[str], tell: "Callable[[str], bool]") -> None:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _confirm(data: "DataInterface", question: str, yes: bool) -> None:
-    """Asks before a write; against production the raw bucket's name must be typed, whatever `--yes` says."""
+def _confirm(data: "DataInterface", question: str, yes: bool, *, marks_buckets: bool = False) -> None:
+    """Asks before a write; the raw bucket's name must be typed, whatever `--yes` says, against production, and where
+    buckets are marked as a profile's: a profile that names the wrong one must not mark it.
+    """
     on_terminal = sys.stdin.isatty()
-    if data.profile.family == "production":
+    if data.profile.family == "production" or (marks_buckets and data.profile.family != "local"):
         if not on_terminal:
-            typer.secho("Writing to production needs a terminal, to type the bucket's name.", err=True)
+            typer.secho("This needs a terminal, to type the bucket's name.", err=True)
             raise typer.Exit(EXIT_REFUSED)
         if typer.prompt(f"{question} Type the name of the raw bucket") != data.profile.buckets.raw:
             raise typer.Exit(EXIT_REFUSED)

@@ -7,6 +7,7 @@ again, which writes nothing twice. A recording that failed or waits is carried o
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +26,7 @@ from ursa_pipelines.ingest.reconstruct_manifest import (
     complete_manifest,
     hash_unattested,
     reconstruct_in_bucket,
+    require_quiet_in_bucket,
 )
 from ursa_pipelines.ingest.register import IngestResult, register
 from ursa_pipelines.ingest.upload import Uploaded, upload
@@ -78,7 +80,8 @@ def ingest_many(
     """
     by_recording: dict[str, list[Path]] = {}
     for directory in directories:
-        by_recording.setdefault(directory.name, []).append(directory)
+        absolute = Path(os.path.abspath(directory))  # noqa: PTH100 - resolve() would follow a link given as directory
+        by_recording.setdefault(absolute.name, []).append(absolute)
     return Batch(context, by_recording.__getitem__, overwrite, allow_partial).run_all(by_recording)
 
 
@@ -154,9 +157,15 @@ class Batch:
             )
         except Exception as error:  # noqa: BLE001 - one recording's unforeseen failure must not stop the others
             logger.exception("unforeseen failure", extra={"recording": item.rec_id})
+            # Its text is in the log only: nobody has made sure that it holds no name.
             kind = type(error).__name__
-            advanced = replace(item, state="failed", reason=f"{kind}: {error}", error_type=kind)
-        return replace(self._describe(advanced), seconds=item.seconds + time.monotonic() - began)
+            reason = f"{item.rec_id}: unforeseen {kind}. Look at the log of this run and report it."
+            advanced = replace(item, state="failed", reason=reason, error_type=kind)
+        described = self._describe(advanced)
+        if described.state != "going":
+            self._works.pop(item.rec_id, None)
+            self._done.pop(item.rec_id, None)
+        return replace(described, seconds=item.seconds + time.monotonic() - began)
 
     def _run(self, name: StepName, rec_id: str) -> None:
         if name == "discover":
@@ -186,6 +195,7 @@ class Batch:
     def _complete(self, rec_id: str, work: _Work, watch: Watch) -> Recording:
         discovery = _given(work.discovery)
         if discovery.inventory is None and discovery.merged is None:
+            require_quiet_in_bucket(self.context, discovery.stored)
             reconstruct_in_bucket(self.context, rec_id, watch)
             found = discover_in_bucket(self.context, rec_id)
             require_manifest(found)

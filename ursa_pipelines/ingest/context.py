@@ -32,6 +32,7 @@ class IngestContext:
     catalog: Catalog
     writer: Writer
     quiet_period: float = 120.0
+    reconstruct_after_bucket: float = 86_400.0
     transfer: TransferLimits = field(default_factory=TransferLimits)
     hash_workers: int | None = None
 

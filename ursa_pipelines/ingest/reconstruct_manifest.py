@@ -7,26 +7,46 @@ never written to.
 
 from __future__ import annotations
 
+import hashlib
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Literal
 
-from ursa_pipelines.errors import ETagMismatch, ObjectExists, RecordingConflict, SourceNotFound, StoreDenied
+from ursa_pipelines.errors import (
+    ETagMismatch,
+    ObjectExists,
+    RecordingConflict,
+    RecordingNotSettled,
+    SourceNotFound,
+    SourceRefused,
+    StoreDenied,
+)
 from ursa_pipelines.ingest.context import IngestContext, Watch
 from ursa_pipelines.ingest.discover import Discovery
 from ursa_pipelines.objects.hashing import hash_files
 from ursa_pipelines.objects.keys import raw_key, recording_prefix
 from ursa_pipelines.objects.proof import stored_digest
-from ursa_pipelines.objects.stored import read_participants, read_stored
+from ursa_pipelines.objects.stored import StoredRecording, read_participants, read_stored
+from ursa_pipelines.objects.upload import has_open_uploads
 from ursa_pipelines.recordings.identity import (
     UNKNOWN_PARTICIPANT,
     derive_recording_hash,
     parse_rec_id,
     read_display_name,
 )
-from ursa_pipelines.recordings.layout import MANIFEST, NODE_MANIFESTS, UNNAMED_NODE, refusal_of_path
+from ursa_pipelines.recordings.layout import (
+    MANIFEST,
+    NODE_MANIFESTS,
+    SESSION_LOCK,
+    UNNAMED_NODE,
+    is_clutter,
+    is_partial_copy,
+    refusal_of_path,
+    shown,
+)
 from ursa_pipelines.recordings.manifest import Manifest, ManifestFile, Reconstruction, manifest_bytes
 from ursa_pipelines.recordings.merge import MergedFile, MergedManifest, NamedManifest, merge_manifests
 
@@ -91,14 +111,15 @@ def reconstruct_in_bucket(context: IngestContext, rec_id: str, watch: Watch) -> 
     """Makes and stores manifest.json for a recording whose bytes are in the bucket (runbook, Path C).
 
     Returns the manifest, or None if a usable one is there already: then nothing is written. Raises
-    `SourceNotFound` if the bucket has none of its bytes, and `RecordingConflict` if somebody else wrote a manifest
+    `SourceNotFound` if the bucket has none of its bytes, `RecordingNotSettled` if it is still being written,
+    `SourceRefused` for an object with an unsafe name, and `RecordingConflict` if somebody else wrote a manifest
     meanwhile that says otherwise.
     """
     parse_rec_id(rec_id)
     stored = read_stored(context.raw, rec_id)
     if merge_manifests(rec_id, stored.manifests) is not None:
         return None
-    paths = [path for path in stored.segments if refusal_of_path(path, rec_id=rec_id) is None]
+    paths = _reconstructible(rec_id, stored)
     if not paths:
         raise SourceNotFound("the bucket has no data of it", recording=rec_id, place=recording_prefix(rec_id))
 
@@ -119,6 +140,37 @@ def reconstruct_in_bucket(context: IngestContext, rec_id: str, watch: Watch) -> 
     manifest = _reconstructed(rec_id, files, next((name for name in names if name), None), "r2")
     _store_reconstructed(context, rec_id, manifest, stub_etag=stored.stub.etag if stored.stub else None)
     return manifest
+
+
+def require_quiet_in_bucket(context: IngestContext, stored: StoredRecording) -> None:
+    """Raises `RecordingNotSettled` unless nothing under the prefix changed for `reconstruct_after_bucket` seconds.
+
+    A manifest goes last, so a recording without one may just be on its way; a manifest that is made meanwhile would
+    stand for good (DESIGN section 4, Settled). For an operator's explicit word `reconstruct_in_bucket` does not ask.
+    """
+    newest = max((info.modified for info in stored.objects.values()), default=0.0)
+    quiet = time.time() - newest
+    if quiet < context.reconstruct_after_bucket or has_open_uploads(context.raw, recording_prefix(stored.rec_id)):
+        raise RecordingNotSettled(
+            f"the bucket has no manifest of it, and is left alone for {quiet:.0f} s of "
+            f"{context.reconstruct_after_bucket:.0f} s before one is made",
+            recording=stored.rec_id,
+            remedy="If its upload is over, say so with `ursa reconstruct`; else bring its drive back.",
+        )
+
+
+def _reconstructible(rec_id: str, stored: StoredRecording) -> list[str]:
+    paths = []
+    for path in stored.segments:
+        if path == SESSION_LOCK or is_partial_copy(path):
+            raise RecordingNotSettled("it is still being written", recording=rec_id, place=raw_key(rec_id, path))
+        if is_clutter(path):
+            continue
+        refusal = refusal_of_path(path, rec_id=rec_id)
+        if refusal:
+            raise SourceRefused(f"the object's name {refusal}", recording=rec_id, place=shown(path))
+        paths.append(path)
+    return paths
 
 
 def _manifest_of_files(discovery: Discovery, files: list[ManifestFile]) -> NamedManifest:
@@ -180,14 +232,15 @@ def _with_digests(
 
 def _store_reconstructed(context: IngestContext, rec_id: str, manifest: Manifest, *, stub_etag: str | None) -> None:
     key, raw = raw_key(rec_id, MANIFEST), manifest_bytes(manifest)
+    sha256 = hashlib.sha256(raw).hexdigest()
     try:
         if stub_etag is None:
-            context.raw.create(key, raw)
+            context.raw.create(key, raw, sha256=sha256)
         else:
-            context.raw.replace(key, raw, stub_etag)
+            context.raw.replace(key, raw, stub_etag, sha256=sha256)
     except StoreDenied:
         # A bucket lock keeps the stub; the manifest goes beside it, where it counts the same.
-        context.raw.create(raw_key(rec_id, f"{NODE_MANIFESTS}/{UNNAMED_NODE}.json"), raw)
+        context.raw.create(raw_key(rec_id, f"{NODE_MANIFESTS}/{UNNAMED_NODE}.json"), raw, sha256=sha256)
     except (ObjectExists, ETagMismatch):
         there = merge_manifests(rec_id, read_stored(context.raw, rec_id).manifests)
         mine = merge_manifests(rec_id, [NamedManifest(MANIFEST, manifest, raw)])

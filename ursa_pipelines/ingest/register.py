@@ -60,10 +60,8 @@ def register(context: IngestContext, uploaded: Uploaded, *, overwrite: bool = Fa
     here = discovery.inventory.files if discovery.inventory else uploaded.present
     files = recording.merged.files
     source_nodes = {node for path in here if path in files and (node := files[path].node)}
-    marker = discovery.stored.marker
-    known_hash = marker.document.get("recording_hash") if marker else None
     registration = context.catalog.write(
-        recording.recording_hash if recording.hash_is_stated else known_hash or recording.recording_hash,
+        recording.recording_hash,
         lambda recording_hash: policies.ingest(
             rows_for(recording_hash), overwrite=overwrite, source_nodes=source_nodes
         ),

@@ -39,5 +39,13 @@ def list_recordings(source: Source) -> list[str]:
 
 
 def directories_of(rec_id: str, sources: Iterable[Source]) -> list[Path]:
-    """Every directory of this recording on the sources, in their order: halves or copies of one recording."""
-    return [source.root / rec_id for source in sources if (source.root / rec_id).is_dir()]
+    """Every directory of this recording on the sources, in their order: halves or copies of one recording.
+
+    Raises `SourceUnavailable` if it is on none of them while one is not mounted, since it may be on that one.
+    """
+    sources = list(sources)
+    found = [source.root / rec_id for source in sources if (source.root / rec_id).is_dir()]
+    if not found:
+        for source in sources:
+            list_recordings(source)
+    return found

@@ -40,13 +40,13 @@ def look_at(
     """
     try:
         inventory = take_inventory(directory)
+        try:
+            merged = merge_manifests(inventory.rec_id, read_manifests(inventory))
+        except ManifestInvalid:
+            merged = None
     except UrsaError as error:
         since = previous.since if previous and previous.reason == str(error) else now
         return Arrival("refused", since, now - since >= quiet_period, str(error))
-    try:
-        merged = merge_manifests(inventory.rec_id, read_manifests(inventory))
-    except ManifestInvalid:
-        merged = None
     unchanged = previous is not None and previous.fingerprint == inventory.fingerprint
     since = previous.since if previous and unchanged else now
     verdict = judge(

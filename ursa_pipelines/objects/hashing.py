@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+from ursa_pipelines.errors import UploadInterrupted
 from ursa_pipelines.recordings.inventory import Inventory, SourceFile, open_source
 
 _BUFFER_BYTES = 1024 * 1024
@@ -28,8 +30,15 @@ def hash_files(
     Raises what `open_source` raises.
     """
 
+    failed = threading.Event()
+
+    def check() -> None:
+        if failed.is_set():
+            raise UploadInterrupted("another file of this recording failed", recording=inventory.rec_id)
+        check_stop()
+
     def digest(file: SourceFile) -> tuple[str, str]:
-        return file.path, _digest(inventory, file, check_stop, on_bytes)
+        return file.path, _digest(inventory, file, check, on_bytes)
 
     large = [file for file in files if file.size > _SMALL_FILE_BYTES]
     small = [file for file in files if file.size <= _SMALL_FILE_BYTES]
@@ -39,6 +48,7 @@ def hash_files(
             digests = dict(map(digest, small))
             digests.update(future.result() for future in pending)
         except BaseException:
+            failed.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return digests

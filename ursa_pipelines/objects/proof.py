@@ -7,10 +7,13 @@ object's metadata; the bytes themselves, streamed. Size alone proves nothing.
 from __future__ import annotations
 
 import hashlib
+import re
 
 from ursa_pipelines.errors import ObjectConflict
 from ursa_pipelines.objects.store import Bucket, ObjectInfo
 from ursa_pipelines.objects.stored import Marker
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def require_same_bytes(
@@ -32,12 +35,12 @@ def require_same_bytes(
 
 
 def stored_digest(bucket: Bucket, key: str) -> str:
-    """The SHA-256 of an object: as its writer stated it in the metadata, else computed from its bytes.
+    """The SHA-256 of an object: as its writer stated it in the metadata, in our form, else computed from its bytes.
 
     Raises `ObjectNotFound`.
     """
     info = bucket.head(key)
-    if info is not None and info.sha256:
+    if info is not None and info.sha256 and _DIGEST.fullmatch(info.sha256):
         return info.sha256
     state = hashlib.sha256()
     for chunk in bucket.stream(key):

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
@@ -38,12 +38,16 @@ _STREAM_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What LIST or HEAD tells of an object: size in bytes, ETag in quotes, and from HEAD its stated SHA-256."""
+    """What LIST or HEAD tells of an object: size in bytes, ETag in quotes, and from HEAD its stated SHA-256.
+
+    `modified` is in seconds since 1970 UTC, by the store's clock.
+    """
 
     key: str
     size: int
     etag: str
     sha256: str | None = None
+    modified: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -204,7 +208,9 @@ class Bucket:
 
 
 def _info(key: str, meta: Any, attributes: Any) -> ObjectInfo:
-    return ObjectInfo(key, meta["size"], meta["e_tag"] or "", attributes.get("sha256"))
+    return ObjectInfo(
+        key, meta["size"], meta["e_tag"] or "", attributes.get("sha256"), meta["last_modified"].timestamp()
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -238,6 +238,13 @@ def multipart_upload(bucket: Bucket, key: str, *, sha256: str) -> Iterator[Multi
         raise
 
 
+def has_open_uploads(bucket: Bucket, prefix: str) -> bool:
+    """Whether somebody is sending a file in parts under the prefix, or left one unfinished."""
+    with speaking_of(bucket, prefix):
+        answer = bucket.multipart_client.list_multipart_uploads(Bucket=bucket.name, Prefix=prefix, MaxUploads=1)
+    return bool(answer.get("Uploads"))
+
+
 @contextmanager
 def speaking_of(bucket: Bucket, key: str) -> Iterator[None]:
     """Turns boto3's errors into this package's."""

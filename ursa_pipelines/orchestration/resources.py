@@ -50,9 +50,13 @@ def require_profile(instance: dg.DagsterInstance, name: str) -> None:
 
     Partitions and asset keys are global to an instance: two profiles in one would mix their recordings.
     """
-    if instance.is_ephemeral:
-        return
-    stamp = Path(instance.root_directory) / _STAMP
+    if not instance.is_ephemeral:
+        require_profile_of_home(Path(instance.root_directory), name)
+
+
+def require_profile_of_home(home: Path, name: str) -> None:
+    """The same for a DAGSTER_HOME that no instance has opened yet."""
+    stamp = home / _STAMP
     if not stamp.exists():
         stamp.write_text(f"{name}\n")
     if (found := stamp.read_text().strip()) != name:

@@ -84,7 +84,6 @@ class IngestSettings(_Section):
     quiet_period: float = Field(default=120, ge=0)
     reconstruct_after: float = Field(default=3600, ge=0)
     reconstruct_after_bucket: float = Field(default=86400, ge=0)
-    resume_above: int = Field(default=128 * 1024**2, ge=0)
     part_size: int = Field(default=16 * 1024**2, ge=5 * 1024**2, le=1024**3)
     upload_workers: int = Field(default=8, ge=1, le=64)
     hash_workers: int | None = Field(default=None, ge=1, le=64)

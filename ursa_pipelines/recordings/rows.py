@@ -45,7 +45,7 @@ class IngestionStatus(StrEnum):
 class Row(BaseModel):
     """Base of all rows: frozen; unknown fields are kept and written back."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
     primary_key_fields: ClassVar[tuple[str, ...]] = ()
     table: ClassVar[str] = ""
 
