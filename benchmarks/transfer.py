@@ -79,9 +79,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="ursa-bench-") as directory:
         root = Path(directory)
-        os.environ["DAGSTER_HOME"] = str(root / ".ursa" / "dagster")
-        store = open_store(root / ".ursa")
-        rows = [row for case in cases for row in _measure(case, root, store, arguments.runs)]
+        rows = [row for case in cases for row in _measure(case, root, arguments.runs)]
     text = _table(rows, arguments)
     print(text)
     if arguments.write:
@@ -90,19 +88,22 @@ def main() -> None:
         sys.exit(f"peak memory is above {MEMORY_LIMIT_MIB} MiB")
 
 
-def _measure(case: Case, root: Path, store: EmbeddedStore, runs: int) -> list[tuple[str, str, list[Run]]]:
+def _measure(case: Case, root: Path, runs: int) -> list[tuple[str, str, list[Run]]]:
     directory = _make_recording(root / "source", case)
-    clients: dict[str, Callable[[str], Run]] = {
-        "ursa (hash, prove, register)": lambda name: _ours(root, name, directory, "created"),
-        "rclone copy": lambda name: _rclone(store, name, directory),
-        "s5cmd cp": lambda name: _s5cmd(store, name, directory),
+    clients: dict[str, Callable[[EmbeddedStore, str], Run]] = {
+        "ursa (hash, prove, register)": lambda store, name: _ours(root, name, directory, "created"),
+        "rclone copy": lambda store, name: _rclone(store, name, directory),
+        "s5cmd cp": lambda store, name: _s5cmd(store, name, directory),
     }
     finished: dict[str, list[Run]] = {client: [] for client in clients}
     for number in range(runs + 1):
+        # A store of its own for each round, removed with all that was sent: what is only deleted keeps its room.
+        state = root / f"round-{case.files}-{number}" / ".ursa"
+        os.environ["DAGSTER_HOME"] = str(state / "dagster")
         for client, upload in clients.items():
             name = f"bench-{secrets.token_hex(4)}"
-            open_store(root / ".ursa", (f"raw-{name}", f"assets-{name}"))
-            run = upload(name)
+            store = open_store(state, (f"raw-{name}", f"assets-{name}"))
+            run = upload(store, name)
             if number > 0:
                 finished[client].append(run)
             if client.startswith("ursa") and number > 0:
@@ -111,7 +112,8 @@ def _measure(case: Case, root: Path, store: EmbeddedStore, runs: int) -> list[tu
             elif client.startswith("rclone") and number > 0:
                 finished.setdefault("rclone, again", []).append(_rclone(store, name, directory))
             print(f"{case.name}, {client}: {run.wall:.2f} s, {run.peak:.0f} MiB", file=sys.stderr)
-            _empty(store, name)
+        store.release()
+        shutil.rmtree(state.parent, ignore_errors=True)
     shutil.rmtree(directory)
     return [(case.name, client, runs) for client, runs in finished.items()]
 
@@ -181,19 +183,6 @@ def _timed(command: list[str], environment: dict[str, str]) -> Run:
         sys.exit(f"{command[0]} failed with exit code {process.returncode}")
     scale = 1024 if sys.platform == "linux" else MIB
     return Run(time.monotonic() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / scale)
-
-
-def _empty(store: EmbeddedStore, name: str) -> None:
-    import boto3
-
-    client = boto3.resource(
-        "s3",
-        endpoint_url=store.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=store.access_key_id,
-        aws_secret_access_key=store.secret_access_key,
-    )
-    client.Bucket(f"raw-{name}").objects.all().delete()
 
 
 def _table(rows: list[tuple[str, str, list[Run]]], arguments: argparse.Namespace) -> str:

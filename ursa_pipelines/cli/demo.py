@@ -6,8 +6,6 @@ import os
 import time
 from collections.abc import Sequence
 
-import dagster as dg
-
 from ursa_pipelines.cli.tables import console, show_items, show_results
 from ursa_pipelines.embedded.demo_recordings import DemoRecording, make_demo_recordings
 from ursa_pipelines.embedded.sources import ensure_local_sources
@@ -15,12 +13,8 @@ from ursa_pipelines.embedded.state import state_directory
 from ursa_pipelines.errors import ObjectExists
 from ursa_pipelines.ingest.batch import BatchItem
 from ursa_pipelines.interface import DataInterface
-from ursa_pipelines.orchestration.definitions import INGEST_JOB, build_definitions
+from ursa_pipelines.orchestration.in_process import ingest_in_process
 from ursa_pipelines.orchestration.instance import dagster_home
-from ursa_pipelines.orchestration.partitions import recordings
-from ursa_pipelines.orchestration.resources import require_profile
-
-_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def run_demo() -> None:
@@ -41,7 +35,7 @@ def run_demo() -> None:
     for one in made:
         console.print(f"  {one.rec_id}  {one.case}", highlight=False)
     with console.status("Running the Dagster job"):
-        items = _run_job([one.rec_id for one in made])
+        items = ingest_in_process("local", [one.rec_id for one in made], trigger="demo")
     console.print()
     show_items(items, title="What the job did")
     show_results(data.query(), title="What the catalog has")
@@ -57,30 +51,6 @@ def _put_into_bucket(data: DataInterface, made: Sequence[DemoRecording]) -> None
                     raw.create(key, body)
                 except ObjectExists:
                     continue
-
-
-def _run_job(rec_ids: Sequence[str]) -> list[BatchItem]:
-    with dg.DagsterInstance.get() as instance:
-        require_profile(instance, "local")
-        instance.add_dynamic_partitions(str(recordings.name), sorted(rec_ids))
-        # A range follows the order in which partitions were added, which may have been by the sensors of `ursa dev`.
-        keys = [key for key in instance.get_dynamic_partitions(str(recordings.name)) if key in rec_ids]
-        result = (
-            build_definitions("local")
-            .resolve_job_def(INGEST_JOB)
-            .execute_in_process(
-                instance=instance,
-                run_config=_QUIET,
-                raise_on_error=False,
-                tags={
-                    "dagster/asset_partition_range_start": keys[0],
-                    "dagster/asset_partition_range_end": keys[-1],
-                    "ursa/trigger": "demo",
-                },
-            )
-        )
-        items = {item.rec_id: item for item in result.output_for_node("recording.register").items}
-    return [items[rec_id] for rec_id in rec_ids]
 
 
 def _say_what_it_was(items: Sequence[BatchItem], seconds: float) -> None:
