@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.faults.proxy import Proxy
 from tests.lab import Lab, make_lab
+from ursa_pipelines.embedded.store import open_store
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +25,11 @@ def lab(store_state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> L
     """A profile with two empty buckets, an initialised catalog, and empty source directories `nas` and `usb`."""
     monkeypatch.setenv("DAGSTER_HOME", str(store_state / "dagster"))
     return make_lab(store_state, tmp_path)
+
+
+@pytest.fixture
+def proxy(store_state: Path) -> Iterator[Proxy]:
+    """A proxy before the object store; the test sets its `fault` and reads what it has `seen`."""
+    proxy = Proxy(open_store(store_state).endpoint)
+    yield proxy
+    proxy.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,6 @@ from tests.faults.proxy import Proxy
 from tests.lab import Lab
 from ursa_pipelines.embedded.store import open_store
 from ursa_pipelines.objects.store import Bucket, Endpoint
-
-
-@pytest.fixture
-def proxy(store_state: Path) -> Iterator[Proxy]:
-    """A proxy before the object store; the test sets its `fault` and reads what it has `seen`."""
-    proxy = Proxy(open_store(store_state).endpoint)
-    yield proxy
-    proxy.close()
 
 
 @pytest.fixture

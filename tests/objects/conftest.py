@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,14 +24,6 @@ def bucket(store_state: Path) -> Bucket:
 def rec_id() -> str:
     """A recording of the test's own, so that its keys are nobody else's."""
     return f"rec_20260520_195628_{secrets.token_hex(6)}"
-
-
-@pytest.fixture
-def proxy(store_state: Path) -> Iterator[Proxy]:
-    """A proxy before the object store; the test sets its `fault` and reads what it has `seen`."""
-    proxy = Proxy(open_store(store_state).endpoint)
-    yield proxy
-    proxy.close()
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """Sends source files: each byte is read once, hashed and sent from the same buffer (DESIGN section 5, rule 2).
 
 A file becomes visible in the bucket only if its size and SHA-256 are the expected ones and nothing stands under
-its key yet. Files of up to one part go as one create-only PUT that carries its checksum. Larger ones go as
-multipart with equal parts, completed create-only and aborted on any failure. Memory is bounded by the buffers
-of one `Uploader`, not by file sizes or their number.
+its key yet. Small files go as one create-only PUT that carries its checksum. Larger ones go as multipart with equal
+parts, completed create-only and aborted on any failure. The memory of one `Uploader` is bounded by its buffers and
+threads, not by the number of files; it grows only with the part size, for files above 140 GB.
 """
 
 from __future__ import annotations
