@@ -196,6 +196,18 @@ class StoreDenied(UrsaError):
     remedy = "Check that the credential of this role is valid and may reach this bucket."
 
 
+class ClockWrong(StoreDenied):
+    """This machine's clock differs from the object store's by more than signatures allow (15 minutes)."""
+
+    remedy = "Set this machine's clock, for example by switching NTP on, then run it again."
+
+
+class StoreRefused(UrsaError):
+    """The object store does not accept a request that it should."""
+
+    remedy = "Report this with the code it gave; nothing was stored."
+
+
 # Catalog
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from ursa_pipelines.catalog.entries import Writer
 from ursa_pipelines.catalog.pointer import init_catalog, require_known_version
 from ursa_pipelines.catalog.policies import ModalityPolicy, RecordingPolicy
 from ursa_pipelines.catalog.query import QueryResult, QueryResultList, QueryStatus, Where, select
+from ursa_pipelines.embedded.state import state_directory
 from ursa_pipelines.errors import (
     BucketMismatch,
     CatalogRowNotFound,
@@ -34,12 +35,16 @@ from ursa_pipelines.ingest.reconstruct_manifest import reconstruct_in_bucket
 from ursa_pipelines.ingest.register import IngestResult
 from ursa_pipelines.ingest.sources import Source
 from ursa_pipelines.ingest.verify import Verification, verify
+from ursa_pipelines.objects.digests import DigestCache
 from ursa_pipelines.objects.download import DownloadProgress, Layout, WantedFile, download_files
 from ursa_pipelines.objects.keys import BUCKET_IDENTITY
+from ursa_pipelines.objects.line import Line
 from ursa_pipelines.objects.store import Bucket, Endpoint
 from ursa_pipelines.objects.stored import read_stored
-from ursa_pipelines.objects.upload import TransferLimits
+from ursa_pipelines.objects.transfers import TransferLimits, Transfers
+from ursa_pipelines.objects.unfinished import UnfinishedUpload, UnfinishedUploads
 from ursa_pipelines.profiles import CredentialSource, Role, load_profile
+from ursa_pipelines.profiles.timetable import Bandwidth, clear_override, set_override
 from ursa_pipelines.recordings.layout import worker_of
 from ursa_pipelines.recordings.manifest import Manifest
 from ursa_pipelines.recordings.merge import merge_manifests
@@ -148,22 +153,72 @@ class DataInterface:
         )
 
     def reconstruct_manifest(
-        self, rec_id: str, progress: Callable[[UploadProgress], None] | None = None
+        self,
+        rec_id: str,
+        progress: Callable[[UploadProgress], None] | None = None,
+        should_pause: Callable[[], bool] | None = None,
     ) -> Manifest | None:
         """Makes manifest.json from the bytes in the bucket (runbook, Path C); None if a usable one is there.
 
-        Needs raw_rw. Raises `SourceNotFound` if the bucket has no bytes of the recording.
+        Needs raw_rw. Raises `SourceNotFound` if the bucket has no bytes of the recording, `UploadInterrupted` on a
+        pause; digests computed by then are kept for the next call.
         """
         self._require_role("raw_rw", "storing a manifest")
-        return reconstruct_in_bucket(self._context(self._bucket("raw_rw"), self.catalog), rec_id, Watch(progress))
+        context = self._context(self._bucket("raw_rw"), self.catalog)
+        return reconstruct_in_bucket(context, rec_id, Watch(progress, should_pause))
 
     def plan(self, source_dir: Path | str) -> IngestPlan:
         """What `ingest` would do with a directory; reads no segment and writes nothing."""
         return plan_ingest(self._reading_context, Path(source_dir))
 
-    def verify(self, rec_id: str, deep: bool = False) -> Verification:
-        """Whether rows, manifests and objects agree; with `deep` every byte is read and hashed."""
-        return verify(self._reading_context, rec_id, deep=deep)
+    def verify(
+        self,
+        rec_id: str,
+        deep: bool = False,
+        *,
+        progress: Callable[[UploadProgress], None] | None = None,
+        should_pause: Callable[[], bool] | None = None,
+    ) -> Verification:
+        """Whether rows, manifests and objects agree; with `deep` every byte is read and hashed.
+
+        If assets_rw is enabled, a deep look that finds nothing wrong raises the row's verification level to `sha256`.
+        Raises `UploadInterrupted` on a pause.
+        """
+        record = deep and "assets_rw" in self._enabled
+        context = self.ingest_context(raw_role="raw_ro") if record else self._reading_context
+        return verify(context, rec_id, deep=deep, record=record, watch=Watch(progress, should_pause))
+
+    def unfinished_uploads(self) -> list[UnfinishedUpload]:
+        """Large files whose upload was interrupted; the next ingest of their recordings sends only what is missing.
+
+        Uploads of others, such as a rig's, are not among them.
+        """
+        return UnfinishedUploads(self._bucket("raw_ro"), self._bucket("assets_ro")).survey()
+
+    def clean_uploads(self, idle: timedelta = timedelta(days=1)) -> list[UnfinishedUpload]:
+        """Ends the unfinished uploads into which nothing was sent for so long, and returns them.
+
+        What is stored of them is lost; an ingest of their recordings begins these files anew. Needs both write roles.
+        """
+        for role in ("raw_rw", "assets_rw"):
+            self._require_role(role, "ending uploads")
+        uploads = UnfinishedUploads(self._bucket("raw_rw"), self._bucket("assets_rw"))
+        before = datetime.now(UTC) - idle
+        orphaned = [one for one in uploads.survey() if one.idle_since is None or one.idle_since <= before]
+        for one in orphaned:
+            uploads.remove(one)
+        return orphaned
+
+    def set_bandwidth(self, timetable: str | None) -> None:
+        """Caps the uploads of this host, running ones too, such as "08:00-19:00 5MB/s, 25MB/s" (local time).
+
+        It holds for everything that shares `state`, in place of the profile's setting; None returns to that. Raises
+        `ValueError`.
+        """
+        if timetable is None:
+            clear_override(self.state)
+        else:
+            set_override(self.state, timetable)
 
     # Rows
 
@@ -293,6 +348,22 @@ class DataInterface:
 
     # Rooms
 
+    @property
+    def state(self) -> Path:
+        """The directory for what this host knows: digests of files, and the line that its uploads share.
+
+        `.ursa` beside DAGSTER_HOME where that is set, so that all runs of the instance share it; in the working
+        directory for the embedded store; else in the home directory.
+        """
+        if self.profile.store == "embedded" or os.environ.get("DAGSTER_HOME"):
+            return state_directory()
+        return Path.home() / ".ursa"
+
+    @cached_property
+    def line(self) -> Line:
+        """The uplink that all uploads of this host share, with the profile's cap or the one set for the host."""
+        return Line(Bandwidth(self.profile.settings.bandwidth, self.state), self.state)
+
     @cached_property
     def catalog(self) -> Catalog:
         """The live catalog, opened for reading at the prefix the pointer names."""
@@ -335,6 +406,21 @@ class DataInterface:
         if role not in self._enabled:
             raise RoleNotEnabled(f"{purpose} needs the role {role}")
 
+    @cached_property
+    def _transfers(self) -> Transfers:
+        settings = self.profile.settings
+        limits = TransferLimits(
+            part_size=settings.part_size,
+            workers=settings.upload_workers,
+            resume_above=settings.resume_above,
+            read_timeout=settings.read_timeout,
+        )
+        return Transfers(limits, self.line)
+
+    @cached_property
+    def _digests(self) -> DigestCache:
+        return DigestCache(self.state)
+
     def _context(self, raw: Bucket, catalog: Catalog) -> IngestContext:
         settings = self.profile.settings
         return IngestContext(
@@ -343,8 +429,9 @@ class DataInterface:
             writer=self._writer,
             quiet_period=settings.quiet_period,
             reconstruct_after_bucket=settings.reconstruct_after_bucket,
-            transfer=TransferLimits(part_size=settings.part_size, workers=settings.upload_workers),
+            transfers=self._transfers,
             hash_workers=settings.hash_workers,
+            digests=self._digests,
         )
 
     def _bucket(self, role: Role) -> Bucket:
@@ -358,7 +445,10 @@ class DataInterface:
             credential = self._credentials.credential(role)
             return credential.access_key_id, credential.secret_access_key, credential.session_token
 
-        return Endpoint(self._credentials.endpoint(), self.profile.region, secret)
+        def renew() -> bool:
+            return self._credentials.renew(role)
+
+        return Endpoint(self._credentials.endpoint(), self.profile.region, secret, renew)
 
     def _require_identity(self, bucket: Bucket, purpose: str, *, may_create: bool = False) -> None:
         expected = {"family": self.profile.family, "purpose": purpose}

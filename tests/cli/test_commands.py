@@ -21,6 +21,8 @@ from tests.lab import Lab
 from tests.recordings_on_disk import write_recording
 from ursa_pipelines.cli.main import main
 from ursa_pipelines.embedded.store import open_store
+from ursa_pipelines.objects.parts import has_open_uploads
+from ursa_pipelines.objects.unfinished import UnfinishedUploads
 
 GOOD, BAD, LATE, OTHER = (f"rec_20260520_19562{digit}_b1dd" for digit in "1234")
 FILES = {"camera_a/seg_0000.mp4": b"video" * 100, "mic/seg_0000.wav": b"audio" * 10}
@@ -200,7 +202,7 @@ def test_verify_tells_each_recording_apart(ursa: Command, lab: Lab):
     key = f"recordings/{GOOD}/mic/seg_0000.wav"
     lab.raw.multipart_client.put_object(Bucket=lab.raw.name, Key=key, Body=b"noise" * 10)
 
-    told = ursa("verify", BAD, GOOD, OTHER, "--deep", code=1)
+    told = ursa("verify", BAD, GOOD, OTHER, "--deep", "--no-record", code=1)
 
     assert f"{GOOD}: mic/seg_0000.wav has SHA-256" in told
     assert f"{OTHER}: ok, 3 files by sha256" in told
@@ -222,8 +224,23 @@ def test_query_filters_and_speaks_json(ursa: Command, lab: Lab):
     assert "Aria" not in ursa("query")
 
 
+def test_doctor_shows_unfinished_uploads_and_ends_those_that_are_idle(ursa: Command, lab: Lab):
+    key, uploads = f"recordings/{GOOD}/camera_a/seg_0000.mp4", UnfinishedUploads(lab.raw, lab.assets)
+    upload = uploads.open(key, size=10 * 1024**2, sha256="0" * 64, part_size=5 * 1024**2)
+    upload.send(1, memoryview(bytes(5 * 1024**2)))
+
+    assert "unfinished uploads: 1 with 5.2 MB stored" in ursa("doctor")
+    assert "0 unfinished uploads ended" in ursa("doctor", "--clean-uploads", "--yes")
+    told = ursa("doctor", "--clean-uploads", "--idle-hours", "0", "--yes")
+
+    assert f"ended {key}" in told
+    assert "unfinished uploads: none" in told
+    assert uploads.survey() == []
+    assert not has_open_uploads(lab.raw, key)
+
+
 def test_doctor_names_what_is_wrong_and_the_remedy(ursa: Command, lab: Lab):
-    assert ursa("doctor").count("ok    ") == 4
+    assert ursa("doctor").count("ok    ") == 5
     lab.nas.rename(lab.nas.with_name("unplugged"))
 
     told = ursa("doctor", code=1)
@@ -288,7 +305,8 @@ def production_profile(lab: Lab, state: Path, raw: str, directory: Path, patch: 
     return config
 
 
-def test_ctrl_c_stops_an_ingest_in_the_middle_of_a_file(lab: Lab):
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_an_ingest_in_the_middle_of_a_file(lab: Lab, ending: signal.Signals):
     directory = write_recording(lab.nas, GOOD, FILES)
     with (directory / "mic/seg_0001.wav").open("wb") as endless:
         endless.truncate(ENDLESS)
@@ -300,7 +318,7 @@ def test_ctrl_c_stops_an_ingest_in_the_middle_of_a_file(lab: Lab):
         while not any(file.path.endswith("seg_0001.wav") for file in process.open_files()):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(ending)
         told, _ = process.communicate(timeout=10)
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -324,5 +342,17 @@ def test_help_is_there_before_anything_heavy_is_imported():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
 
     assert done.stderr == "[]\n"
-    for verb in ("demo", "dev", "plan", "ingest", "register", "reconstruct", "verify", "query", "catalog", "doctor"):
+    for verb in (
+        "demo",
+        "dev",
+        "plan",
+        "ingest",
+        "register",
+        "reconstruct",
+        "verify",
+        "query",
+        "bandwidth",
+        "catalog",
+        "doctor",
+    ):
         assert verb in done.stdout

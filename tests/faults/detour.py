@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ursa_pipelines import DataInterface
 from ursa_pipelines.embedded.store import EmbeddedStore
 
 PART_SIZE = 5 * 1024**2
+RESUME_ABOVE = 10 * 1024**2
 
 _INGEST = """
 import sys
@@ -58,9 +60,9 @@ class Detour:
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def make_detour(lab: Lab, store: EmbeddedStore, directory: Path) -> Detour:
-    """Starts a proxy before the lab's store; the caller closes it."""
-    proxy = Proxy(store.endpoint)
+def make_detour(lab: Lab, store: EmbeddedStore, directory: Path, tls: ssl.SSLContext | None = None) -> Detour:
+    """Starts a proxy before the lab's store, reached by https with `tls`; the caller closes it."""
+    proxy = Proxy(store.endpoint, tls)
     programs = directory / "programs"
     programs.mkdir()
     op = programs / "op"
@@ -75,7 +77,7 @@ def make_detour(lab: Lab, store: EmbeddedStore, directory: Path) -> Detour:
         "endpoint": proxy.url,
         "credentials": dict.fromkeys(("assets_ro", "assets_rw", "raw_ro", "raw_rw"), references),
     }
-    profile["settings"]["part_size"] = PART_SIZE
+    profile["settings"] |= {"part_size": PART_SIZE, "resume_above": RESUME_ABOVE}
     config = directory / "detour.yaml"
     config.write_text(yaml.safe_dump(profile))
     return Detour(proxy, config, programs)

@@ -5,16 +5,23 @@ A request is told as `PUT /bucket/key?query`. Its Host header goes on unchanged,
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import math
 import re
 import socketserver
+import ssl
 import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 _WAIT_SECONDS = 30
+
+
+Headers = list[tuple[str, str]]
+Answer = tuple[int, Headers, bytes]
+"""Status, headers and body."""
 
 
 class ConnectionDropped(Exception):
@@ -31,10 +38,22 @@ class RequestRefused(Exception):
 
 @dataclass(frozen=True)
 class Seen:
-    """A request that was passed on, with the value of its If-None-Match or If-Match."""
+    """A request that was passed on, with its headers (names in lower case) and the SHA-256 of its body."""
 
     request: str
-    condition: str | None
+    headers: dict[str, str]
+    body_sha256: bytes
+
+    @property
+    def condition(self) -> str | None:
+        return self.headers.get("if-none-match") or self.headers.get("if-match")
+
+    @property
+    def query(self) -> dict[str, str]:
+        return dict(parse_qsl(urlsplit(self.request.partition(" ")[2]).query, keep_blank_values=True))
+
+    def matches(self, pattern: str) -> bool:
+        return re.search(pattern, self.request) is not None
 
 
 class Fault:
@@ -42,7 +61,15 @@ class Fault:
 
     def before(self, request: str) -> None: ...
 
+    def altered(self, request: str, headers: Headers, body: bytes) -> tuple[Headers, bytes]:
+        """The request as it reaches the store."""
+        return headers, body
+
     def after(self, request: str) -> None: ...
+
+    def answered(self, request: str, answer: Answer) -> Answer:
+        """The answer as it reaches the client."""
+        return answer
 
 
 class _Nth(Fault):
@@ -107,11 +134,38 @@ class Refuse(Fault):
                 raise RequestRefused(self._status, self._code)
 
 
+class Damage(_Nth):
+    """Turns the last byte of a request's body on its way into another."""
+
+    def altered(self, request: str, headers: Headers, body: bytes) -> tuple[Headers, bytes]:
+        return headers, body[:-1] + bytes([body[-1] ^ 1]) if self.is_it(request) else body
+
+
+class WithoutChecksums(Fault):
+    """A store that knows no checksums: it tells of none, or with `refusing` takes no upload that asks for one."""
+
+    def __init__(self, *, refusing: bool = False, damage: Fault | None = None) -> None:
+        self._refusing, self._damage = refusing, damage or Fault()
+
+    def altered(self, request: str, headers: Headers, body: bytes) -> tuple[Headers, bytes]:
+        if self._refusing and "x-amz-checksum-algorithm" in {name.lower() for name, _ in headers}:
+            raise RequestRefused(501, "NotImplemented")
+        return self._damage.altered(request, headers, body)
+
+    def answered(self, request: str, answer: Answer) -> Answer:
+        status, headers, content = answer
+        kept = [(name, value) for name, value in headers if not name.lower().startswith("x-amz-checksum-")]
+        return status, kept, content
+
+
 class Meet(Fault):
-    """Holds the first request that matches each pattern until there is one for every pattern."""
+    """Holds the first request that matches each pattern until there is one for every pattern.
+
+    A pattern that is given twice stands for the first two that match.
+    """
 
     def __init__(self, *patterns: str) -> None:
-        self._expected = [_Nth(pattern) for pattern in patterns]
+        self._expected = [_Nth(pattern, patterns[: at + 1].count(pattern)) for at, pattern in enumerate(patterns)]
         self._barrier = threading.Barrier(len(patterns), timeout=_WAIT_SECONDS)
 
     def before(self, request: str) -> None:
@@ -121,13 +175,19 @@ class Meet(Fault):
 
 
 class Proxy(socketserver.ThreadingTCPServer):
-    """Listens on a free loopback port and passes every request on to `upstream`, subject to `fault`."""
+    """Listens on a free loopback port and passes every request on to `upstream`, subject to `fault`.
+
+    With `tls`, clients reach it by https.
+    """
 
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self._scheme = "https" if tls else "http"
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.upstream = urlsplit(upstream).netloc
         self.fault = Fault()
         self.seen: list[Seen] = []
@@ -136,7 +196,7 @@ class Proxy(socketserver.ThreadingTCPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self.server_address[1]}"
 
     def wait_until_idle(self) -> None:
         """Returns when no request is under way to the store any more."""
@@ -174,9 +234,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.count(+1)
         try:
             fault.before(request)
-            condition = self.headers.get("If-None-Match") or self.headers.get("If-Match")
-            self.server.seen.append(Seen(request, condition))
-            status, headers, content = self._ask_the_store(body)
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            self.server.seen.append(Seen(request, headers, hashlib.sha256(body).digest()))
+            altered, body = fault.altered(request, self.headers.items(), body)
+            status, headers, content = fault.answered(request, self._ask_the_store(altered, body))
             fault.after(request)
         except ConnectionDropped:
             self.close_connection = True
@@ -192,11 +253,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def _ask_the_store(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+    def _ask_the_store(self, sent: Headers, body: bytes) -> Answer:
         store = http.client.HTTPConnection(self.server.upstream, timeout=_WAIT_SECONDS)
         try:
             store.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
+            for name, value in sent:
                 if name.lower() not in {"expect", "connection"}:
                     store.putheader(name, value)
             store.endheaders(body)

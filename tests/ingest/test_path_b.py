@@ -32,8 +32,14 @@ def test_rows_are_written_for_bytes_that_a_rig_uploaded(lab: Lab):
 def test_path_b_writes_the_rows_that_path_a_would_write(lab: Lab):
     directory = write_recording(lab.nas, REC, FILES, participant="Aria Lin")
     upload_as_rig(lab, directory)
-    lab.data.ingest_from_r2(rec_id=REC)
+    by_size = lab.data.ingest_from_r2(rec_id=REC).recording
 
+    by_bytes = lab.data.ingest(source_dir=directory)
+
+    assert by_size is not None
+    assert by_bytes.recording is not None
+    assert by_size.metadata | {"verification": "sha256"} == by_bytes.recording.metadata
+    assert by_bytes.recording == by_size.model_copy(update={"metadata": by_bytes.recording.metadata})
     assert lab.data.ingest(source_dir=directory).outcome == "unchanged"
 
 

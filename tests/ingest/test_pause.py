@@ -68,7 +68,7 @@ def test_progress_adds_up_whatever_is_there_already(lab: Lab, there: tuple[str, 
         assert after.files_done - before.files_done in {0, 1}
 
 
-def test_a_large_file_tells_its_progress_part_by_part(lab: Lab):
+def test_a_large_file_tells_its_progress_as_it_is_sent(lab: Lab):
     content = b"video frame;" * (33 * 1024**2 // 12)
     directory = write_recording(lab.nas, REC, {"camera_a/seg_0000.mp4": content})
     told: list[UploadProgress] = []
@@ -76,7 +76,7 @@ def test_a_large_file_tells_its_progress_part_by_part(lab: Lab):
     lab.data.ingest(source_dir=directory, progress=told.append)
 
     assert next(one.bytes_uploaded for one in told if one.files_done == 0) < len(content)
-    assert len({one.bytes_uploaded for one in told}) == 3
+    assert len({one.bytes_uploaded for one in told}) > 33
 
 
 def test_an_error_in_the_callers_progress_function_stops_the_ingest_unregistered(lab: Lab):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.proxy import Proxy
+from tests.objects.desk import Desk
 from ursa_pipelines.embedded.store import open_store
 from ursa_pipelines.objects.store import Bucket, Endpoint
 
@@ -33,3 +34,9 @@ def proxied(bucket: Bucket, store_state: Path, proxy: Proxy) -> Bucket:
     return Bucket(
         bucket.name, Endpoint(proxy.url, "auto", lambda: (store.access_key_id, store.secret_access_key, None))
     )
+
+
+@pytest.fixture
+def desk(bucket: Bucket, rec_id: str, tmp_path: Path) -> Desk:
+    """A recording of the test's own that is not written yet."""
+    return Desk(bucket, rec_id, tmp_path)

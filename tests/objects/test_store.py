@@ -21,8 +21,9 @@ from ursa_pipelines.errors import (
     StoreUnavailable,
     UrsaError,
 )
+from ursa_pipelines.objects.parts import create_upload
 from ursa_pipelines.objects.store import Bucket, Endpoint
-from ursa_pipelines.objects.upload import multipart_upload
+from ursa_pipelines.objects.wire import Outflow
 
 SHA256 = "0" * 64
 KEY_ID, SECRET, TOKEN = "AKIACANARYKEYID", "canary-secret-access-key", "canary-session-token"
@@ -34,7 +35,8 @@ EVERY_CALL: dict[str, Callable[[Bucket], object]] = {
     "list_objects": lambda bucket: list(bucket.list_objects("dir/")),
     "create": lambda bucket: bucket.create("dir/key", b"new"),
     "replace": lambda bucket: bucket.replace("dir/key", b"new", '"etag"'),
-    "multipart": lambda bucket: multipart_upload(bucket, "dir/key", sha256=SHA256).__enter__(),
+    "multipart": lambda bucket: create_upload(bucket, "dir/key", sha256=SHA256, part_size=5 * 1024**2),
+    "wire": lambda bucket: bucket.wire.put("dir/key", Outflow(b"new")),
 }
 
 ODD_NAMES = (
@@ -153,9 +155,9 @@ def test_list_goes_past_the_thousand_keys_of_one_page(bucket: Bucket, rec_id: st
 def test_odd_but_legal_keys_are_the_same_object_to_both_clients(bucket: Bucket, rec_id: str):
     for name in ODD_NAMES:
         bucket.create(f"{rec_id}/single/{name}", name.encode(), sha256=SHA256)
-        with multipart_upload(bucket, f"{rec_id}/large/{name}", sha256=SHA256) as upload:
-            upload.send_part(1, bytearray(name.encode()))
-            upload.complete(len(name.encode()))
+        upload = create_upload(bucket, f"{rec_id}/large/{name}", sha256=SHA256, part_size=5 * 1024**2)
+        upload.send(1, memoryview(name.encode()))
+        upload.complete()
 
     client = bucket.multipart_client
     listed = client.list_objects_v2(Bucket=bucket.name, Prefix=f"{rec_id}/", EncodingType="url")["Contents"]
@@ -211,9 +213,9 @@ def test_the_environment_does_not_decide_which_store_is_used_or_how(
         same.create(f"{rec_id}/single", b"single", sha256=SHA256)
         with pytest.raises(ObjectExists):
             same.create(f"{rec_id}/single", b"again")
-        with multipart_upload(same, f"{rec_id}/large", sha256=SHA256) as upload:
-            upload.send_part(1, bytearray(b"large"))
-            upload.complete(5)
+        upload = create_upload(same, f"{rec_id}/large", sha256=SHA256, part_size=5 * 1024**2)
+        upload.send(1, memoryview(b"large"))
+        upload.complete()
 
     assert {info.key for info in bucket.list_objects(f"{rec_id}/")} == {f"{rec_id}/single", f"{rec_id}/large"}
     assert bucket.get(f"{rec_id}/single")[0] == b"single"

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
-import random
 import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.faults.proxy import Proxy, Refuse
 from tests.lab import Lab
+from tests.objects.desk import MIB, PART_SIZE, Desk, content_of
 from tests.recordings_on_disk import write_recording
 from ursa_pipelines.errors import (
     ContentMismatch,
@@ -26,14 +25,11 @@ from ursa_pipelines.errors import (
     UploadInterrupted,
     UrsaError,
 )
-from ursa_pipelines.objects.keys import raw_key
 from ursa_pipelines.objects.store import Bucket
-from ursa_pipelines.objects.upload import Outgoing, TransferLimits, Uploader, multipart_upload
-from ursa_pipelines.recordings.inventory import take_inventory
+from ursa_pipelines.objects.transfers import TransferLimits
+from ursa_pipelines.objects.upload import Outgoing, Uploader
 
 REC = "rec_20260520_195628_b1dd"
-MIB = 1024 * 1024
-PART_SIZE = 5 * MIB
 SMALL, LARGE = "mic/seg_0000.wav", "camera_a/seg_0000.mp4"
 THREE_PARTS = 11 * MIB
 BOTH_SIZES = pytest.mark.parametrize(
@@ -41,67 +37,12 @@ BOTH_SIZES = pytest.mark.parametrize(
 )
 
 
-@dataclass(frozen=True)
-class Desk:
-    """A recording below `source` and where it goes to."""
-
-    bucket: Bucket
-    rec_id: str
-    source: Path
-
-    @property
-    def directory(self) -> Path:
-        return self.source / self.rec_id
-
-    def key(self, path: str) -> str:
-        return raw_key(self.rec_id, path)
-
-    def outgoing(self, files: dict[str, bytes], *, sha256: str | None = None) -> list[Outgoing]:
-        inventory = take_inventory(write_recording(self.source, self.rec_id, files))
-        return [
-            Outgoing(inventory, file, self.key(path), sha256 or hashlib.sha256(files[path]).hexdigest())
-            for path, file in inventory.files.items()
-        ]
-
-    def uploader(
-        self,
-        *,
-        check_stop: Callable[[], None] = lambda: None,
-        on_bytes: Callable[[str, int], None] = lambda path, count: None,
-    ) -> Uploader:
-        return Uploader(self.bucket, TransferLimits(part_size=PART_SIZE), check_stop=check_stop, on_bytes=on_bytes)
-
-    def put_as_a_rig(self, path: str, content: bytes) -> None:
-        """As a rig's uploader did it: without our metadata."""
-        client = self.bucket.multipart_client
-        client.put_object(Bucket=self.bucket.name, Key=self.key(path), Body=bytearray(content))
-
-    def objects(self) -> list[str]:
-        return [info.key for info in self.bucket.list_objects(self.key(""))]
-
-    def open_uploads(self) -> list[str]:
-        client = self.bucket.multipart_client
-        answer = client.list_multipart_uploads(Bucket=self.bucket.name, Prefix=self.key(""))
-        return [upload["Key"] for upload in answer.get("Uploads", [])]
-
-    def require_nothing_left(self) -> None:
-        assert self.objects() == []
-        assert self.open_uploads() == []
-
-
-@pytest.fixture
-def desk(bucket: Bucket, rec_id: str, tmp_path: Path) -> Desk:
-    """A recording of the test's own that is not written yet."""
-    return Desk(bucket, rec_id, tmp_path)
-
-
 def test_files_of_every_size_arrive_whole_with_their_digest(desk: Desk):
     sizes = [0, 1, *(limit * MIB + more for limit in (8, 16) for more in (-1, 0, 1)), 32 * MIB + 1]
-    files = {f"camera_a/{size}.mp4": _content(size) for size in sizes}
+    files = {f"camera_a/{size}.mp4": content_of(size) for size in sizes}
     outgoing = desk.outgoing(files)
-    uploader = Uploader(desk.bucket)
 
-    stored = uploader.send_all(outgoing, uploader.send)
+    stored = desk.send_all(outgoing)
 
     assert stored.keys() == files.keys()
     for path, content in files.items():
@@ -113,20 +54,21 @@ def test_files_of_every_size_arrive_whole_with_their_digest(desk: Desk):
 
 
 def test_on_bytes_is_told_of_every_byte_once(desk: Desk):
-    files = {SMALL: _content(1000), LARGE: _content(THREE_PARTS)}
+    files = {SMALL: content_of(1000), LARGE: content_of(THREE_PARTS)}
     told: Counter[str] = Counter()
     uploader = desk.uploader(on_bytes=lambda path, count: told.update({path: count}))
 
-    uploader.send_all(desk.outgoing(files), uploader.send)
+    for one in desk.outgoing(files):
+        uploader.send(one)
 
     assert told == {path: len(content) for path, content in files.items()}
 
 
 def test_every_part_but_the_last_has_the_same_size(desk: Desk):
-    content = _content(THREE_PARTS)
+    content = content_of(THREE_PARTS)
     (one,) = desk.outgoing({LARGE: content})
 
-    stored = desk.uploader().send(one)
+    stored = desk.uploader().send(one).info
 
     parts = [hashlib.md5(content[start : start + PART_SIZE]).digest() for start in range(0, THREE_PARTS, PART_SIZE)]
     assert stored.etag == f'"{hashlib.md5(b"".join(parts)).hexdigest()}-3"'
@@ -145,20 +87,20 @@ def test_parts_double_until_there_are_at_most_nine_thousand(size: int, part_size
 
 @BOTH_SIZES
 def test_a_file_that_is_not_what_is_attested_leaves_nothing(desk: Desk, path: str, size: int):
-    (one,) = desk.outgoing({path: _content(size)}, sha256="0" * 64)
+    (one,) = desk.outgoing({path: content_of(size)}, sha256="0" * 64)
 
     with pytest.raises(ContentMismatch) as caught:
         desk.uploader().send(one)
 
     assert (caught.value.recording, caught.value.place) == (desk.rec_id, path)
     assert "0" * 64 in str(caught.value)
-    assert hashlib.sha256(_content(size)).hexdigest() in str(caught.value)
+    assert hashlib.sha256(content_of(size)).hexdigest() in str(caught.value)
     desk.require_nothing_left()
 
 
 @BOTH_SIZES
 def test_a_key_that_is_taken_keeps_its_object(desk: Desk, path: str, size: int):
-    (one,) = desk.outgoing({path: _content(size)})
+    (one,) = desk.outgoing({path: content_of(size)})
     desk.bucket.create(desk.key(path), b"first")
 
     with pytest.raises(ObjectExists):
@@ -171,8 +113,8 @@ def test_a_key_that_is_taken_keeps_its_object(desk: Desk, path: str, size: int):
 @BOTH_SIZES
 def test_the_same_bytes_under_the_key_are_proved_and_not_sent_again(lab: Lab, path: str, size: int):
     desk = Desk(lab.raw, REC, lab.nas)
-    directory = write_recording(lab.nas, REC, {path: _content(size)})
-    desk.put_as_a_rig(path, _content(size))
+    directory = write_recording(lab.nas, REC, {path: content_of(size)})
+    desk.put_as_a_rig(path, content_of(size))
     before = lab.objects(REC)[path]
 
     result = lab.data.ingest(source_dir=directory)
@@ -185,13 +127,13 @@ def test_the_same_bytes_under_the_key_are_proved_and_not_sent_again(lab: Lab, pa
 @BOTH_SIZES
 def test_other_bytes_under_the_key_are_kept_and_nothing_is_registered(lab: Lab, path: str, size: int):
     desk = Desk(lab.raw, REC, lab.nas)
-    directory = write_recording(lab.nas, REC, {path: _content(size), "eeg/seg_0000.edf": b"eeg"})
-    desk.put_as_a_rig(path, _content(size, seed="other"))
+    directory = write_recording(lab.nas, REC, {path: content_of(size), "eeg/seg_0000.edf": b"eeg"})
+    desk.put_as_a_rig(path, content_of(size, seed="other"))
 
     with pytest.raises(ObjectConflict, match=path):
         lab.data.ingest(source_dir=directory)
 
-    assert lab.raw.get(desk.key(path))[0] == _content(size, seed="other")
+    assert lab.raw.get(desk.key(path))[0] == content_of(size, seed="other")
     assert "manifest.json" not in lab.objects(REC)
     assert lab.data.list_recordings() == []
     assert desk.open_uploads() == []
@@ -199,7 +141,7 @@ def test_other_bytes_under_the_key_are_kept_and_nothing_is_registered(lab: Lab, 
 
 @BOTH_SIZES
 def test_two_uploaders_of_one_key_leave_one_whole_object(desk: Desk, path: str, size: int):
-    (one,) = desk.outgoing({path: _content(size)})
+    (one,) = desk.outgoing({path: content_of(size)})
     barrier = threading.Barrier(2)
 
     def send(_: int) -> UrsaError | None:
@@ -217,13 +159,13 @@ def test_two_uploaders_of_one_key_leave_one_whole_object(desk: Desk, path: str, 
     # SeaweedFS lets two conditional Completes that meet both win; what each would make visible was proved before.
     assert len(errors) == 1 or (path == LARGE and not errors)
     body, info = desk.bucket.get(desk.key(path))
-    assert (body, info.sha256) == (_content(size), one.sha256)
+    assert (body, info.sha256) == (content_of(size), one.sha256)
     assert desk.open_uploads() == []
 
 
 @pytest.mark.parametrize("chunks", [0, 1, 2])
 def test_a_stop_between_chunks_leaves_nothing(desk: Desk, chunks: int):
-    (one,) = desk.outgoing({LARGE: _content(THREE_PARTS)})
+    (one,) = desk.outgoing({LARGE: content_of(THREE_PARTS)})
     calls = iter(range(100))
 
     def stop() -> None:
@@ -255,43 +197,41 @@ def _rewrite(path: Path) -> None:
         stream.write(b"\xff")
 
 
-@pytest.mark.parametrize(
-    ("path", "at_check", "edit"),
-    [
-        (SMALL, 1, _append),
-        (SMALL, 1, _cut),
-        (SMALL, 1, _empty),
-        (SMALL, 1, _rewrite),
-        (LARGE, 1, _append),
-        (LARGE, 2, _append),
-        (LARGE, 2, _cut),
-        (LARGE, 2, _empty),
-        (LARGE, 2, _rewrite),
-        (LARGE, 4, _rewrite),
-    ],
-    ids=lambda value: getattr(value, "__name__", str(value)).strip("_"),
-)
-def test_a_file_that_changes_while_it_is_sent_is_not_made_visible(
-    desk: Desk, path: str, at_check: int, edit: Callable[[Path], None]
-):
-    """Of the three parts, checks 1 to 3 come before each is read, and the fourth before the upload is completed."""
-    (one,) = desk.outgoing({path: _content(1000 if path == SMALL else THREE_PARTS)})
-    calls = iter(range(1, 100))
-
-    def check_stop() -> None:
-        if next(calls) == at_check:
-            edit(desk.directory / path)
+@pytest.mark.parametrize("edit", [_append, _cut, _empty, _rewrite])
+@pytest.mark.parametrize("path", [SMALL, LARGE], ids=["single", "multipart"])
+def test_a_file_that_changes_before_it_is_read_is_not_made_visible(desk: Desk, path: str, edit: Callable[[Path], None]):
+    (one,) = desk.outgoing({path: content_of(1000 if path == SMALL else THREE_PARTS)})
+    edit(desk.directory / path)
 
     with pytest.raises(SourceChanged) as caught:
-        desk.uploader(check_stop=check_stop).send(one)
+        desk.uploader().send(one)
 
     assert (caught.value.recording, caught.value.place) == (desk.rec_id, path)
     desk.require_nothing_left()
 
 
+@pytest.mark.parametrize("edit", [_append, _cut, _empty, _rewrite])
+@pytest.mark.parametrize("sent", [1, PART_SIZE, THREE_PARTS], ids=["first part", "second part", "last part"])
+def test_a_file_that_changes_while_it_is_sent_is_not_made_visible(desk: Desk, sent: int, edit: Callable[[Path], None]):
+    (one,) = desk.outgoing({LARGE: content_of(THREE_PARTS)})
+    left, edited = [sent], threading.Event()
+
+    def on_bytes(path: str, count: int) -> None:
+        left[0] -= count
+        if left[0] <= 0 and not edited.is_set():
+            edited.set()
+            edit(desk.directory / path)
+
+    with pytest.raises(SourceChanged) as caught:
+        desk.uploader(on_bytes=on_bytes).send(one)
+
+    assert (caught.value.recording, caught.value.place) == (desk.rec_id, LARGE)
+    desk.require_nothing_left()
+
+
 @BOTH_SIZES
 def test_an_edit_that_hides_behind_its_old_times_is_found_by_the_digest(desk: Desk, path: str, size: int):
-    (one,) = desk.outgoing({path: _content(size)})
+    (one,) = desk.outgoing({path: content_of(size)})
     target = desk.directory / path
     edited = threading.Event()
 
@@ -324,7 +264,7 @@ def test_a_file_that_is_gone_or_was_replaced_is_a_changed_source(desk: Desk):
 
 
 def test_the_first_error_is_the_one_that_is_told_and_stops_the_rest(desk: Desk):
-    files = {SMALL: b"audio", LARGE: _content(THREE_PARTS)}
+    files = {SMALL: b"audio", LARGE: content_of(THREE_PARTS)}
     outgoing = desk.outgoing(files)
     uploader = desk.uploader()
     under_way = threading.Event()
@@ -332,7 +272,7 @@ def test_the_first_error_is_the_one_that_is_told_and_stops_the_rest(desk: Desk):
 
     def send(one: Outgoing):
         if one.file.path == LARGE:
-            return uploader.send(one)
+            return uploader.send(one).info
         assert under_way.wait(30)
         raise ContentMismatch("the copy is damaged", recording=desk.rec_id, place=one.file.path)
 
@@ -342,21 +282,14 @@ def test_the_first_error_is_the_one_that_is_told_and_stops_the_rest(desk: Desk):
     assert desk.open_uploads() == []
 
 
-def test_an_error_is_not_hidden_by_an_upload_that_cannot_be_aborted_any_more(desk: Desk, proxied: Bucket, proxy: Proxy):
+def test_an_error_is_not_hidden_by_an_upload_that_cannot_be_aborted(desk: Desk, proxied: Bucket, proxy: Proxy):
     """R2 ends an upload whose conditional Complete fails, so that there is nothing left to abort."""
     proxy.fault = Refuse("^DELETE .*uploadId", 404, "NoSuchUpload")
+    (one,) = desk.outgoing({LARGE: content_of(THREE_PARTS)}, sha256="0" * 64)
 
-    with (
-        pytest.raises(ContentMismatch, match="the copy is damaged"),
-        multipart_upload(proxied, desk.key(LARGE), sha256="0" * 64),
-    ):
-        raise ContentMismatch("the copy is damaged")
+    with pytest.raises(ContentMismatch):
+        replace(desk, bucket=proxied).uploader().send(one)
 
 
 def test_an_empty_recording_needs_no_request():
-    assert Uploader(bucket=None).send_all([], lambda one: None) == {}  # type: ignore[arg-type,return-value]
-
-
-@functools.cache
-def _content(size: int, seed: str = "bytes") -> bytes:
-    return random.Random(f"{seed}-{size}").randbytes(size)
+    assert Uploader(None, None, REC).send_all([], lambda one: None) == {}  # type: ignore[arg-type]

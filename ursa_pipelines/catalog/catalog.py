@@ -23,7 +23,7 @@ from ursa_pipelines.catalog.query import Where, matches
 from ursa_pipelines.errors import CatalogRowNotFound, ObjectNotFound
 from ursa_pipelines.objects.store import Bucket
 from ursa_pipelines.recordings.identity import parse_rec_id
-from ursa_pipelines.recordings.rows import ModalityRow, ParticipantRow, RecordingRow
+from ursa_pipelines.recordings.rows import ModalityRow, ParticipantRow, RecordingRow, Rows
 
 _READERS = 16
 
@@ -115,6 +115,25 @@ class Catalog:
             op=f"register_modality:{policy}",
             writer=writer,
         )
+
+    def record_verification(self, seen: Rows, writer: Writer) -> bool:
+        """Raises the verification level of the rows that were `seen`, whose bytes were all proved.
+
+        False if nothing was written: they say so already, have got further files meanwhile, or are gone.
+        """
+        resolve = policies.verified(seen)
+        try:
+            registration = self.write(
+                seen.recording.recording_hash,
+                lambda _: resolve,
+                rec_id=None,
+                hash_is_stated=True,
+                op="verify",
+                writer=writer,
+            )
+        except CatalogRowNotFound:
+            return False
+        return registration.outcome == "changed"
 
     def write(
         self,

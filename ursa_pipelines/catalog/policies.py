@@ -2,6 +2,9 @@
 
 Each takes the rows as they stand (None if there are none) and gives the rows as they shall be; giving back what it
 got means that nothing is written. `extend`, `merge_participants` and the merge of an ingest commute.
+
+The verification level in a recording's metadata is true of all its files: `sha256` if all bytes were proved, else
+`size`. A proof of the same files raises it; what is added with less lowers it; nothing else does.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from ursa_pipelines.recordings.rows import (
 RecordingPolicy = Literal["error", "extend", "merge_participants", "overwrite"]
 ModalityPolicy = Literal["error", "overwrite"]
 Resolve = Callable[[Rows | None], Rows]
+
+_LEVELS = (None, "size", "sha256")
 
 
 def register_recording(row: RecordingRow, policy: RecordingPolicy) -> Resolve:
@@ -91,7 +96,24 @@ def ingest(new: Rows, *, overwrite: bool, source_nodes: Collection[str] | None =
         _require_same_rec_id(existing.recording, new.recording)
         own = _nodes(new) if source_nodes is None else source_nodes
         merged = _overwritten(existing, new, own) if overwrite else _added(existing, new)
-        return existing if _comparable(merged) == _comparable(existing) else merged
+        level = _level_of_both(existing, new)
+        if _comparable(merged) != _comparable(existing):
+            return _at_level(merged, level)
+        return _at_level(existing, level) if level == _LEVELS[-1] else existing
+
+    return resolve
+
+
+def verified(seen: Rows) -> Resolve:
+    """The policy of a verification that has proved every byte of the files in the rows it has seen.
+
+    Rows that have got further files meanwhile stay. Raises `CatalogRowNotFound` if there are none any more.
+    """
+
+    def resolve(existing: Rows | None) -> Rows:
+        if existing is None:
+            raise CatalogRowNotFound("its rows are gone", recording=seen.recording.rec_id)
+        return _at_level(existing, _LEVELS[-1]) if _has_the_files_of(seen, existing) else existing
 
     return resolve
 
@@ -199,6 +221,40 @@ def _merged_metadata(before: RecordingRow, after: RecordingRow, has_unseen_nodes
         together = max if set(old.get("nodes", ())) & set(new.get("nodes", ())) else operator.add
         merged |= {key: together(old[key], new[key]) for key in ("files", "bytes") if key in old and key in new}
     return merged
+
+
+def _level_of_both(existing: Rows, new: Rows) -> str | None:
+    """The level that holds for the files of both: the better one if it speaks of all of them, else the worse one."""
+    of_all = [one for one, other in ((existing, new), (new, existing)) if _has_the_files_of(one, other)]
+    levels = [_LEVELS.index(_level(rows)) for rows in of_all or (existing, new)]
+    return _LEVELS[max(levels) if of_all else min(levels)]
+
+
+def _level(rows: Rows) -> str | None:
+    level = (rows.recording.metadata or {}).get("verification")
+    return level if level in _LEVELS else None
+
+
+def _at_level(rows: Rows, level: str | None) -> Rows:
+    if _level(rows) == level:
+        return rows
+    metadata = {key: value for key, value in (rows.recording.metadata or {}).items() if key != "verification"}
+    metadata |= {"verification": level} if level else {}
+    return replace(rows, recording=rows.recording.model_copy(update={"metadata": metadata}))
+
+
+def _has_the_files_of(one: Rows, other: Rows) -> bool:
+    """Whether `one` speaks of every file that `other` speaks of, as far as nodes and counts tell."""
+    known, asked = _counts(one), _counts(other)
+    return _nodes(other) <= _nodes(one) and all(
+        count <= known.get(key, (0, 0))[0] and size <= known.get(key, (0, 0))[1] for key, (count, size) in asked.items()
+    )
+
+
+def _counts(rows: Rows) -> dict[tuple, tuple[int, int]]:
+    files = (rows.recording.metadata or {}).get("files")
+    counts = {row.primary_key: (row.segment_count, row.bytes) for row in rows.modalities}
+    return {**counts, (): (files if isinstance(files, int) else 0, 0)}
 
 
 def _merged_participants(

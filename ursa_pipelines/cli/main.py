@@ -3,7 +3,9 @@
 0 all done, 1 some recordings failed, 2 usage, 3 refused or not authorised, 130 interrupted.
 """
 
+import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +39,8 @@ def main() -> None:
     """The entry point: runs the command and turns errors into one clear message and an exit code."""
     from ursa_pipelines.errors import UrsaError
 
+    # A service manager's stop is Ctrl-C's: what is stored stays, nothing is registered.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except UrsaError as error:
@@ -136,14 +140,20 @@ def verify(
     rec_ids: RecIds,
     profile: Profile = None,
     config: Config = None,
-    deep: Annotated[bool, typer.Option(help="Read and hash every byte.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Read and hash every byte, and note it in the row.")] = False,
+    no_record: Annotated[bool, typer.Option("--no-record", help="Only look; note nothing.")] = False,
+    yes: Yes = False,
 ) -> None:
-    """Compare rows, manifests and objects of recordings."""
+    """Compare rows, manifests and objects of recordings. Only reads, unless --deep proves more than the row says."""
     data = _data(profile, config)
+    if deep and not no_record:
+        _confirm(data, f"Note in {data.profile.buckets.assets} which of {len(rec_ids)} recordings are proved?", yes)
+        data.enable_writes()
 
     def tell(rec_id: str) -> bool:
         found = data.verify(rec_id, deep=deep)
-        typer.echo(f"{rec_id}: {'; '.join(found.problems) or f'ok, {found.files} files by {found.level}'}")
+        fine = f"ok, {found.files} files by {found.level}{', noted in the row' if found.recorded else ''}"
+        typer.echo(f"{rec_id}: {'; '.join(found.problems) or fine}")
         return found.ok
 
     _each(rec_ids, tell)
@@ -164,6 +174,21 @@ def query(
     show_results(found, as_json=as_json)
 
 
+@app.command()
+def bandwidth(
+    timetable: Annotated[
+        str | None, typer.Argument(help="Such as 5MB/s, off, or 'Mon-Fri 08:00-19:00 5MB/s, 25MB/s'.")
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Return to the profile's.")] = False,
+    profile: Profile = None,
+    config: Config = None,
+) -> None:
+    """Show the upload cap, or set it for this host; uploads under way follow within two seconds."""
+    from ursa_pipelines.cli.bandwidth import run_bandwidth
+
+    run_bandwidth(_data(profile, config), timetable, clear=clear)
+
+
 @catalog_app.command("init")
 def catalog_init(profile: Profile = None, config: Config = None, yes: Yes = False) -> None:
     """Create an empty catalog and mark the buckets as this profile's. What is there already stays."""
@@ -173,11 +198,25 @@ def catalog_init(profile: Profile = None, config: Config = None, yes: Yes = Fals
 
 
 @app.command()
-def doctor(profile: Profile = None, config: Config = None) -> None:
-    """Check credentials, buckets, catalog pointer and sources; each failure comes with its remedy."""
-    from ursa_pipelines.cli.doctor import examine
+def doctor(
+    profile: Profile = None,
+    config: Config = None,
+    clean: Annotated[
+        bool, typer.Option("--clean-uploads", help="End unfinished uploads of ours that were idle for --idle-hours.")
+    ] = False,
+    idle_hours: Annotated[float, typer.Option(min=0, help="How long nothing must have been sent.")] = 24,
+    yes: Yes = False,
+) -> None:
+    """Check credentials, buckets, catalog pointer, sources and unfinished uploads; each failure has its remedy."""
+    from ursa_pipelines.cli.doctor import clean_uploads, examine
 
-    if not examine(_data(profile, config)):
+    data = _data(profile, config)
+    if clean:
+        question = f"End uploads into {data.profile.buckets.raw} that were idle for {idle_hours:g} h?"
+        _confirm(data, question, yes)
+        data.enable_writes(roles=("assets_rw", "raw_rw"))
+        clean_uploads(data, timedelta(hours=idle_hours))
+    if not examine(data):
         raise typer.Exit(EXIT_FAILED)
 
 

@@ -169,7 +169,8 @@ class Batch:
 
     def _run(self, name: StepName, rec_id: str) -> None:
         if name == "discover":
-            self._works[rec_id] = [_Work(directory) for directory in self.directories_of(rec_id)] or [_Work(None)]
+            directories = self.context.reading(rec_id, "sources", lambda: self.directories_of(rec_id))
+            self._works[rec_id] = [_Work(directory) for directory in directories] or [_Work(None)]
         for index, work in enumerate(self._works[rec_id]):
             watch = Watch(should_pause=self._must_stop)
             if name == "discover":

@@ -5,12 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from ursa_pipelines.catalog.catalog import Catalog
 from ursa_pipelines.catalog.entries import Writer
 from ursa_pipelines.errors import UploadInterrupted
+from ursa_pipelines.objects.digests import DigestCache
+from ursa_pipelines.objects.reading import unless_it_hangs
 from ursa_pipelines.objects.store import Bucket
-from ursa_pipelines.objects.upload import TransferLimits
+from ursa_pipelines.objects.transfers import Transfers
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,17 @@ class IngestContext:
     writer: Writer
     quiet_period: float = 120.0
     reconstruct_after_bucket: float = 86_400.0
-    transfer: TransferLimits = field(default_factory=TransferLimits)
+    transfers: Transfers = field(default_factory=Transfers)
     hash_workers: int | None = None
+    digests: DigestCache | None = None
+
+    def reading(self, rec_id: str, place: str, call: Callable[[], _T]) -> _T:
+        """The result of a call that reads from a source. Raises `SourceUnavailable` if the source hangs."""
+        return self.listing(rec_id, place, lambda gets_on: call())
+
+    def listing(self, rec_id: str, place: str, call: Callable[[Callable[[], None]], _T]) -> _T:
+        """The same for a call that may take long, and tells by what it is given that it gets on."""
+        return unless_it_hangs(rec_id, place, self.transfers.limits.read_timeout, call)
 
 
 class Watch:
@@ -55,7 +69,7 @@ class Watch:
         self._files_total, self._bytes_total = files, total_bytes
 
     def sent(self, path: str, count: int) -> None:
-        """Counts `count` bytes of a file as done."""
+        """Counts `count` bytes of a file as done; a negative number of those that are sent again."""
         with self._lock:
             self._begun[path] = self._begun.get(path, 0) + count
             self._tell(path, count)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +27,7 @@ from ursa_pipelines.ingest.context import IngestContext
 from ursa_pipelines.objects.stored import PARTICIPANT_BYTES_LIMIT, StoredRecording, read_participants, read_stored
 from ursa_pipelines.recordings.identity import clean_display_name, parse_rec_id, read_display_name
 from ursa_pipelines.recordings.inventory import Inventory, SourceFile, read_source, take_inventory
-from ursa_pipelines.recordings.layout import MANIFEST, worker_of
+from ursa_pipelines.recordings.layout import MANIFEST, shown, worker_of
 from ursa_pipelines.recordings.manifest import MANIFEST_BYTES_LIMIT, parse_manifest
 from ursa_pipelines.recordings.merge import MergedManifest, NamedManifest, merge_manifests
 from ursa_pipelines.recordings.settling import blocked_by_writer
@@ -75,12 +76,15 @@ def discover(
     is being written, `RecordingIncomplete` for files that are nowhere, `ContentMismatch` or `SourceChanged` for a
     wrong size, `RecordingConflict` if the bucket's manifests say otherwise, and what inventory and manifests raise.
     """
-    inventory = take_inventory(Path(source_dir))
+    source_dir = Path(source_dir)
+    inventory = context.listing(
+        source_dir.name, shown(str(source_dir)), lambda gets_on: take_inventory(source_dir, gets_on)
+    )
     rec_id = inventory.rec_id
     blocked = blocked_by_writer(inventory)
     if blocked:
         raise RecordingNotSettled(blocked, recording=rec_id, place=str(inventory.directory))
-    manifests = read_manifests(inventory, manifest_path)
+    manifests = context.reading(rec_id, MANIFEST, lambda: read_manifests(inventory, manifest_path))
     attested = merge_manifests(rec_id, manifests)
     if attested is None and not inventory.files:
         raise SourceNotFound("the directory holds no data", recording=rec_id, place=str(inventory.directory))
@@ -219,7 +223,10 @@ def _display_names(
     contents: list[bytes] = []
     if inventory is not None:
         files = [file for file in (inventory.participant, *inventory.node_participants) if file is not None]
-        contents = [read_source(inventory, file, limit=PARTICIPANT_BYTES_LIMIT) for file in files]
+        contents = [
+            context.reading(rec_id, file.path, partial(read_source, inventory, file, limit=PARTICIPANT_BYTES_LIMIT))
+            for file in files
+        ]
     names = (read_display_name(raw, recording=rec_id) for raw in contents or read_participants(context.raw, stored))
     return tuple(sorted({name for name in names if name}))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,6 +18,7 @@ from typing import Literal
 from ursa_pipelines.errors import (
     ETagMismatch,
     ObjectExists,
+    ObjectNotFound,
     RecordingConflict,
     RecordingNotSettled,
     SourceNotFound,
@@ -26,11 +27,11 @@ from ursa_pipelines.errors import (
 )
 from ursa_pipelines.ingest.context import IngestContext, Watch
 from ursa_pipelines.ingest.discover import Discovery
+from ursa_pipelines.objects.digests import Recall, digests_in_bucket, marked_digest
 from ursa_pipelines.objects.hashing import hash_files
 from ursa_pipelines.objects.keys import raw_key, recording_prefix
-from ursa_pipelines.objects.proof import stored_digest
-from ursa_pipelines.objects.stored import StoredRecording, read_participants, read_stored
-from ursa_pipelines.objects.upload import has_open_uploads
+from ursa_pipelines.objects.parts import has_open_uploads
+from ursa_pipelines.objects.stored import StoredRecording, list_recording, read_participants, read_stored
 from ursa_pipelines.recordings.identity import (
     UNKNOWN_PARTICIPANT,
     derive_recording_hash,
@@ -48,9 +49,7 @@ from ursa_pipelines.recordings.layout import (
     shown,
 )
 from ursa_pipelines.recordings.manifest import Manifest, ManifestFile, Reconstruction, manifest_bytes
-from ursa_pipelines.recordings.merge import MergedFile, MergedManifest, NamedManifest, merge_manifests
-
-_READERS = 8
+from ursa_pipelines.recordings.merge import MergedManifest, NamedManifest, merge_manifests
 
 
 @dataclass(frozen=True)
@@ -65,18 +64,42 @@ class Recording:
 
 
 def hash_unattested(context: IngestContext, discovery: Discovery, watch: Watch) -> dict[str, str]:
-    """The SHA-256 of each file in the directory that its own manifests do not attest, by path."""
-    if discovery.inventory is None:
+    """The SHA-256 of each file in the directory that its own manifests do not attest, by path.
+
+    What an earlier try has hashed is not read again, unless the bucket says otherwise of it.
+    """
+    inventory, files = discovery.inventory, discovery.unattested
+    if inventory is None:
         return {}
-    return hash_files(
-        discovery.inventory, discovery.unattested, workers=context.hash_workers, check_stop=watch.check_stop
+    cache, read_timeout = context.digests, context.transfers.limits.read_timeout
+    recall = (
+        cache.recall(inventory, files, read_timeout=read_timeout, check_stop=watch.check_stop) if cache else Recall()
     )
+    known = {path: sha256 for path, sha256 in recall.digests.items() if _agrees(discovery, path, sha256)}
+    try:
+        return known | hash_files(
+            inventory,
+            [file for file in files if file.path not in known],
+            workers=context.hash_workers,
+            read_timeout=read_timeout,
+            check_stop=watch.check_stop,
+            on_digest=recall.keep,
+        )
+    finally:
+        if cache is not None:
+            cache.flush()
 
 
-def complete_manifest(context: IngestContext, discovery: Discovery, digests: dict[str, str]) -> Recording:
+def complete_manifest(
+    context: IngestContext,
+    discovery: Discovery,
+    digests: dict[str, str],
+    check_stop: Callable[[], None] = lambda: None,
+) -> Recording:
     """Joins inventory, manifests and digests to a recording. Writes nothing.
 
-    Raises `RecordingConflict` if a file here has another digest than the bucket's manifests state.
+    Objects whose digest no manifest states may have to be read; `check_stop` is then called between chunks. Raises
+    `RecordingConflict` if a file here has another digest than the bucket's manifests state.
     """
     known = discovery.merged.files if discovery.merged else {}
     added = []
@@ -96,7 +119,7 @@ def complete_manifest(context: IngestContext, discovery: Discovery, digests: dic
     merged = merge_manifests(discovery.rec_id, [*manifests, *discovery.stored.manifests])
     if merged is None:
         raise AssertionError("a discovery without manifests has files to make one of")
-    merged = _with_digests(context, discovery, merged, digests)
+    merged = _with_digests(context, discovery, merged, digests, check_stop)
     digest_of_files = [file.sha256 for file in merged.files.values() if file.sha256]
     return Recording(
         discovery,
@@ -110,10 +133,11 @@ def complete_manifest(context: IngestContext, discovery: Discovery, digests: dic
 def reconstruct_in_bucket(context: IngestContext, rec_id: str, watch: Watch) -> Manifest | None:
     """Makes and stores manifest.json for a recording whose bytes are in the bucket (runbook, Path C).
 
-    Returns the manifest, or None if a usable one is there already: then nothing is written. Raises
-    `SourceNotFound` if the bucket has none of its bytes, `RecordingNotSettled` if it is still being written,
-    `SourceRefused` for an object with an unsafe name, and `RecordingConflict` if somebody else wrote a manifest
-    meanwhile that says otherwise.
+    Returns the manifest, or None if a usable one is there already: then nothing is written. After an interruption
+    the objects that were finished are not read again. Raises `SourceNotFound` if the bucket has none of its bytes,
+    `RecordingNotSettled` if it is still being written, `SourceRefused` for an object with an unsafe name,
+    `UploadInterrupted` on a stop, and `RecordingConflict` if somebody else wrote a manifest meanwhile that says
+    otherwise.
     """
     parse_rec_id(rec_id)
     stored = read_stored(context.raw, rec_id)
@@ -122,20 +146,25 @@ def reconstruct_in_bucket(context: IngestContext, rec_id: str, watch: Watch) -> 
     paths = _reconstructible(rec_id, stored)
     if not paths:
         raise SourceNotFound("the bucket has no data of it", recording=rec_id, place=recording_prefix(rec_id))
-
-    def digest(path: str) -> ManifestFile:
-        watch.check_stop()
-        found = ManifestFile(
-            path=path,
-            size_bytes=stored.objects[path].size,
-            sha256=stored_digest(context.raw, raw_key(rec_id, path)),
-        )
-        watch.done(path, found.size_bytes)
-        return found
-
     watch.expect(files=len(paths), total_bytes=sum(stored.objects[path].size for path in paths))
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="reconstruct") as pool:
-        files = sorted(pool.map(digest, paths), key=lambda file: file.path)
+    try:
+        digests = digests_in_bucket(
+            context.raw,
+            stored,
+            paths,
+            context.digests,
+            check_stop=watch.check_stop,
+            on_bytes=watch.sent,
+            on_done=watch.done,
+        )
+    except ObjectNotFound as error:
+        raise RecordingNotSettled(
+            "it vanished while the recording was read", recording=rec_id, place=error.place
+        ) from None
+    _require_unchanged(context, stored)
+    files = [
+        ManifestFile(path=path, size_bytes=stored.objects[path].size, sha256=digests[path]) for path in sorted(paths)
+    ]
     names = [read_display_name(raw, recording=rec_id) for raw in read_participants(context.raw, stored)]
     manifest = _reconstructed(rec_id, files, next((name for name in names if name), None), "r2")
     _store_reconstructed(context, rec_id, manifest, stub_etag=stored.stub.etag if stored.stub else None)
@@ -212,22 +241,39 @@ def _reconstructed(
 
 
 def _with_digests(
-    context: IngestContext, discovery: Discovery, merged: MergedManifest, digests: dict[str, str]
+    context: IngestContext,
+    discovery: Discovery,
+    merged: MergedManifest,
+    digests: dict[str, str],
+    check_stop: Callable[[], None],
 ) -> MergedManifest:
     """Fills in the digests that no manifest states: from the files here, else from the objects in the bucket."""
+    unknown = [path for path, file in merged.files.items() if not file.sha256 and path not in discovery.absent]
+    in_bucket = [path for path in unknown if path not in digests]
+    found = digests | digests_in_bucket(
+        context.raw, discovery.stored, in_bucket, context.digests, check_stop=check_stop
+    )
+    return replace(
+        merged, files=merged.files | {path: replace(merged.files[path], sha256=found[path]) for path in unknown}
+    )
 
-    def digest(file: MergedFile) -> MergedFile:
-        if file.sha256:
-            return file
-        if file.path in digests:
-            return replace(file, sha256=digests[file.path])
-        if file.path in discovery.absent:
-            return file
-        return replace(file, sha256=stored_digest(context.raw, raw_key(discovery.rec_id, file.path)))
 
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="reconstruct") as pool:
-        files = {file.path: file for file in pool.map(digest, merged.files.values())}
-    return replace(merged, files=files)
+def _agrees(discovery: Discovery, path: str, sha256: str) -> bool:
+    """Whether nothing in the bucket speaks against a digest that was found at another time."""
+    listed = discovery.merged.files[path].sha256 if discovery.merged and path in discovery.merged.files else None
+    return {listed, marked_digest(discovery.stored, path)} <= {None, sha256}
+
+
+def _require_unchanged(context: IngestContext, stored: StoredRecording) -> None:
+    """A manifest stands for good: none is made of objects that came, went or changed while they were read."""
+    now = replace(stored, objects=list_recording(context.raw, stored.rec_id)).segments
+    changed = {path for path, _ in now.items() ^ stored.segments.items()}
+    if changed:
+        raise RecordingNotSettled(
+            "it changed while the recording was read",
+            recording=stored.rec_id,
+            place=raw_key(stored.rec_id, min(changed)),
+        )
 
 
 def _store_reconstructed(context: IngestContext, rec_id: str, manifest: Manifest, *, stub_etag: str | None) -> None:
@@ -243,6 +289,10 @@ def _store_reconstructed(context: IngestContext, rec_id: str, manifest: Manifest
         context.raw.create(raw_key(rec_id, f"{NODE_MANIFESTS}/{UNNAMED_NODE}.json"), raw, sha256=sha256)
     except (ObjectExists, ETagMismatch):
         there = merge_manifests(rec_id, read_stored(context.raw, rec_id).manifests)
-        mine = merge_manifests(rec_id, [NamedManifest(MANIFEST, manifest, raw)])
-        if there is None or mine is None or there.files != mine.files:
+        theirs = {path: (file.size_bytes, file.sha256) for path, file in there.files.items()} if there else {}
+        mine = {file.path: (file.size_bytes, file.sha256) for file in manifest.files}
+        unattested = {path: (size, None) for path, (size, _) in mine.items()}
+        if theirs.keys() != mine.keys() or any(
+            one not in (mine[path], unattested[path]) for path, one in theirs.items()
+        ):
             raise RecordingConflict("another manifest was stored meanwhile", recording=rec_id, place=key) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +42,24 @@ def list_recordings(source: Source) -> list[str]:
 def directories_of(rec_id: str, sources: Iterable[Source]) -> list[Path]:
     """Every directory of this recording on the sources, in their order: halves or copies of one recording.
 
-    Raises `SourceUnavailable` if it is on none of them while one is not mounted, since it may be on that one.
+    Raises `SourceUnavailable` if a source fails, or if the recording is on none while one is not mounted, since it may
+    be on that one.
     """
     sources = list(sources)
-    found = [source.root / rec_id for source in sources if (source.root / rec_id).is_dir()]
+    found = [directory for source in sources if (directory := _directory(rec_id, source))]
     if not found:
         for source in sources:
             list_recordings(source)
     return found
+
+
+def _directory(rec_id: str, source: Source) -> Path | None:
+    directory = source.root / rec_id
+    try:
+        return directory if stat.S_ISDIR(directory.stat().st_mode) else None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise SourceUnavailable(
+            f"the source {source.name} is not there ({error.strerror})", recording=rec_id, place=str(source.root)
+        ) from None

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from ursa_pipelines.errors import (
-    ContentMismatch,
+    ClockWrong,
     ETagMismatch,
     ObjectConflict,
     ObjectExists,
     StoreDenied,
-    StoreUnavailable,
 )
 from ursa_pipelines.ingest.context import IngestContext, Watch
-from ursa_pipelines.ingest.discover import look_again, mismatch
+from ursa_pipelines.ingest.discover import look_again
 from ursa_pipelines.ingest.reconstruct_manifest import Recording, complete_manifest
+from ursa_pipelines.ingest.segments import place_segments, prove_elsewhere
 from ursa_pipelines.objects.keys import raw_key
-from ursa_pipelines.objects.proof import require_same_bytes
 from ursa_pipelines.objects.store import ObjectInfo
 from ursa_pipelines.objects.stored import (
     PARTICIPANT_BYTES_LIMIT,
@@ -27,10 +26,9 @@ from ursa_pipelines.objects.stored import (
     list_recording,
     write_marker,
 )
-from ursa_pipelines.objects.upload import Outgoing, Uploader
 from ursa_pipelines.recordings.inventory import Inventory, read_source
 from ursa_pipelines.recordings.layout import MANIFEST, NODE_MANIFESTS, NODE_PARTICIPANTS, UNNAMED_NODE, node_of_file
-from ursa_pipelines.recordings.merge import MergedFile, NamedManifest
+from ursa_pipelines.recordings.merge import NamedManifest
 
 
 @dataclass(frozen=True)
@@ -49,111 +47,41 @@ def upload(context: IngestContext, recording: Recording, watch: Watch) -> Upload
     """Brings the recording's bytes into the bucket, or proves that they are there.
 
     Raises `ObjectConflict` where other bytes stand, `ContentMismatch` or `SourceChanged` where a file is not what
-    its manifest attests, `UploadInterrupted` on a stop. Until the last file is there no manifest is written.
+    its manifest attests, `UploadInterrupted` on a stop, `StoreDenied` when a credential that was fetched again is
+    refused too. Until the last file is there no manifest is written.
     """
+    try:
+        return _upload(context, recording, watch)
+    except ClockWrong:
+        raise
+    except StoreDenied:
+        # It may have expired on the way.
+        renewed = [bucket.renew() for bucket in (context.raw, context.catalog.assets)]
+        if not any(renewed):
+            raise
+        return _upload(context, recording, watch)
+
+
+def _upload(context: IngestContext, recording: Recording, watch: Watch) -> Uploaded:
     discovery, inventory = recording.discovery, recording.discovery.inventory
     if inventory is None:
         present = tuple(path for path in recording.merged.files if path not in discovery.absent)
         return Uploaded(recording, 0, len(present), 0, present, "size")
     watch.expect(files=len(inventory.files), total_bytes=inventory.total_bytes)
     sent: dict[str, int] = {}
-    placed = _place_segments(context, recording, inventory, watch, sent)
-    placed |= _prove_elsewhere(context, recording, placed)
+    placed = place_segments(context, recording, inventory, watch, sent)
+    placed |= prove_elsewhere(context, recording, placed, watch)
     watch.check_stop()
     _store_participants(context, recording, inventory)
     stored_as = {_store_manifest(context, discovery.stored, manifest) for manifest in recording.to_store} - {None}
     if (stored_as or discovery.absent) and _other_half_came(context, recording, stored_as):
         recording = complete_manifest(context, look_again(context, discovery), _digests_of(recording, inventory))
-        placed |= _prove_elsewhere(context, recording, placed)
+        placed |= prove_elsewhere(context, recording, placed, watch)
     if not recording.discovery.absent:
         _mark_complete(context, recording, placed)
     return Uploaded(
         recording, len(sent), len(inventory.files) - len(sent), sum(sent.values()), tuple(sorted(placed)), "sha256"
     )
-
-
-def _place_segments(
-    context: IngestContext, recording: Recording, inventory: Inventory, watch: Watch, sent: dict[str, int]
-) -> dict[str, ObjectInfo]:
-    stored, rec_id = recording.discovery.stored, recording.discovery.rec_id
-    uploader = Uploader(context.raw, context.transfer, watch.check_stop, watch.sent)
-
-    def prove(outgoing: Outgoing, info: ObjectInfo) -> ObjectInfo:
-        require_same_bytes(
-            context.raw,
-            info,
-            rec_id=rec_id,
-            path=outgoing.file.path,
-            size=outgoing.file.size,
-            sha256=outgoing.sha256,
-            marker=stored.marker,
-        )
-        watch.done(outgoing.file.path, outgoing.file.size)
-        return info
-
-    damaged: dict[str, ContentMismatch] = {}
-
-    def place(outgoing: Outgoing) -> ObjectInfo | None:
-        path = outgoing.file.path
-        if path in stored.objects:
-            return prove(outgoing, stored.objects[path])
-        try:
-            info = uploader.send(outgoing)
-        except ContentMismatch as error:
-            found = mismatch(context, outgoing.file, rec_id, error.problem)
-            if not isinstance(found, ContentMismatch):
-                raise found from None
-            damaged[path] = found
-            return None
-        except ObjectExists:
-            there = context.raw.head(outgoing.key)
-            if there is None:
-                raise StoreUnavailable("the upload was lost", recording=rec_id, place=path) from None
-            return prove(outgoing, there)
-        sent[path] = outgoing.file.size
-        watch.done(path, outgoing.file.size)
-        return info
-
-    outgoing = [
-        Outgoing(inventory, file, raw_key(rec_id, path), recording.merged.files[path].sha256 or "")
-        for path, file in inventory.files.items()
-    ]
-    placed = uploader.send_all(outgoing, place)
-    if damaged:
-        # The others were sent all the same: the operator learns of every damaged file at once, and once these are
-        # mended the rest is in place.
-        first, *others = sorted(damaged)
-        more = f"; damaged too: {', '.join(others)}" if others else ""
-        raise ContentMismatch(f"{damaged[first].problem}{more}", recording=rec_id, place=first)
-    return placed
-
-
-def _prove_elsewhere(
-    context: IngestContext, recording: Recording, placed: dict[str, ObjectInfo]
-) -> dict[str, ObjectInfo]:
-    """Proves the listed files that are not in this directory but in the bucket: another node's, or sent before."""
-    stored = recording.discovery.stored
-    elsewhere = [
-        file
-        for path, file in recording.merged.files.items()
-        if path not in placed and path not in recording.discovery.absent
-    ]
-
-    def prove(file: MergedFile) -> tuple[str, ObjectInfo]:
-        info = stored.objects[file.path]
-        require_same_bytes(
-            context.raw,
-            info,
-            rec_id=stored.rec_id,
-            path=file.path,
-            size=file.size_bytes,
-            sha256=file.sha256 or "",
-            marker=stored.marker,
-        )
-        return file.path, info
-
-    with ThreadPoolExecutor(context.transfer.workers, thread_name_prefix="prove") as pool:
-        return dict(pool.map(prove, elsewhere))
 
 
 def _other_half_came(context: IngestContext, recording: Recording, own_manifests: set[str | None]) -> bool:
@@ -185,8 +113,11 @@ def _mark_complete(context: IngestContext, recording: Recording, placed: dict[st
 def _store_participants(context: IngestContext, recording: Recording, inventory: Inventory) -> None:
     this_node = next((one.node for one in recording.discovery.manifests if one.node), None) or UNNAMED_NODE
     for file in (inventory.participant, *inventory.node_participants):
-        raw = read_source(inventory, file, limit=PARTICIPANT_BYTES_LIMIT) if file else b""
-        if file is None or not raw.strip():
+        if file is None:
+            continue
+        read = partial(read_source, inventory, file, limit=PARTICIPANT_BYTES_LIMIT)
+        raw = context.reading(inventory.rec_id, file.path, read)
+        if not raw.strip():
             continue
         node = this_node if file is inventory.participant else node_of_file(file.path.rpartition("/")[2])
         beside = (f"{NODE_PARTICIPANTS}/{node}.txt", f"{NODE_PARTICIPANTS}/{node}.{_short_digest(raw)}.txt")

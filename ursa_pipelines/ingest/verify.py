@@ -1,24 +1,35 @@
-"""Whether the rows, the manifests and the objects of a recording agree (DESIGN section 8, asset checks)."""
+"""Whether the rows, the manifests and the objects of a recording agree (DESIGN section 8, asset checks).
+
+By LIST the sizes are compared; deep, every byte by its SHA-256, whatever stands in metadata or markers. A deep look
+that finds nothing wrong may raise the verification level in the row: bookkeeping, which nothing else depends on.
+"""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from ursa_pipelines.catalog.entries import Entry
-from ursa_pipelines.errors import CatalogRowNotFound
-from ursa_pipelines.ingest.context import IngestContext
-from ursa_pipelines.objects.keys import raw_key
-from ursa_pipelines.objects.store import Bucket
-from ursa_pipelines.objects.stored import StoredRecording, read_stored
+from ursa_pipelines.errors import CatalogRowNotFound, ObjectNotFound, StoreUnavailable
+from ursa_pipelines.ingest.context import IngestContext, Watch
+from ursa_pipelines.objects.digests import SMALL_OBJECT_BYTES, digest_at_once, digest_objects
+from ursa_pipelines.objects.proof import streamed_digest
+from ursa_pipelines.objects.store import ObjectInfo
+from ursa_pipelines.objects.stored import StoredRecording, list_recording, read_stored
+from ursa_pipelines.recordings.identity import derive_recording_hash
 from ursa_pipelines.recordings.layout import split_worker, worker_of
 from ursa_pipelines.recordings.merge import MergedManifest, merge_manifests
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found. `level` says how the bytes were looked at; no `problems` means that all agree."""
+    """What was found; no `problems` means that all agree.
+
+    `level` says what the bytes were compared by: `sha256` only if each of them was read and something attests it.
+    `recorded` says whether this call has raised the level in the row.
+    """
 
     rec_id: str
     recording_hash: str
@@ -26,36 +37,45 @@ class Verification:
     files: int
     bytes: int
     problems: tuple[str, ...]
+    recorded: bool = False
 
     @property
     def ok(self) -> bool:
         return not self.problems
 
 
-def verify(context: IngestContext, rec_id: str, *, deep: bool = False) -> Verification:
+def verify(
+    context: IngestContext, rec_id: str, *, deep: bool = False, record: bool = False, watch: Watch | None = None
+) -> Verification:
     """Compares rows, manifests and objects: sizes by LIST, with `deep` every byte by its SHA-256.
 
-    Raises `CatalogRowNotFound` if the recording is not registered.
+    With `record` a deep look without problems raises the row's level to `sha256` in one compare-and-swap; a row that
+    says so already, or has got further files meanwhile, stays. Raises `CatalogRowNotFound` if the recording is not
+    registered, and `UploadInterrupted` on a stop.
     """
     entry = context.catalog.entry_of_rec_id(rec_id)
     if entry is None:
         raise CatalogRowNotFound("it is not in the catalog", recording=rec_id, remedy="Ingest it first.")
     stored = read_stored(context.raw, rec_id)
     merged = merge_manifests(rec_id, stored.manifests)
+    all_attested = False
     if merged is None:
         problems = ["the bucket has no usable manifest"]
     else:
         problems = [*_objects_against_manifest(merged, stored, entry), *_rows_against_objects(entry, stored, merged)]
         if deep:
-            problems += _bytes_against_manifest(context.raw, merged, stored)
+            of_bytes, all_attested = _bytes_against_digests(context, merged, stored, entry, watch or Watch())
+            problems += of_bytes
+    proved = all_attested and not problems
     segments = stored.segments.values()
     return Verification(
         rec_id,
         entry.recording.recording_hash,
-        "sha256" if deep else "size",
+        "sha256" if all_attested else "size",
         len(segments),
         sum(info.size for info in segments),
         tuple(problems),
+        recorded=record and proved and context.catalog.record_verification(entry.rows, context.writer),
     )
 
 
@@ -89,14 +109,57 @@ def _rows_against_objects(entry: Entry, stored: StoredRecording, merged: MergedM
     ]
 
 
-def _bytes_against_manifest(raw: Bucket, merged: MergedManifest, stored: StoredRecording) -> list[str]:
+def _bytes_against_digests(
+    context: IngestContext, merged: MergedManifest, stored: StoredRecording, entry: Entry, watch: Watch
+) -> tuple[list[str], bool]:
+    """What is wrong with the bytes, and whether something attests each file that was read.
+
+    A manifest attests a file's digest, else our commit marker. Those of files without either are attested all
+    together by a recording_hash that was derived from them.
+    """
+    paths = {
+        stored.objects[path].key: path
+        for path, file in merged.files.items()
+        if path in stored.objects and stored.objects[path].size == file.size_bytes
+    }
+    infos = [stored.objects[path] for path in paths.values()]
+    watch.expect(files=len(infos), total_bytes=sum(info.size for info in infos))
+
+    def read(info: ObjectInfo, check_stop: Callable[[], None]) -> str | None:
+        path = paths[info.key]
+        sha256 = _digest_if_there(context, info, check_stop, partial(watch.sent, path))
+        watch.done(path, info.size)
+        return sha256
+
+    found = {paths[key]: sha256 for key, sha256 in digest_objects(infos, read, watch.check_stop).items()}
+    marked = stored.marker.document["files"] if stored.marker else {}
+    attested = {path: merged.files[path].sha256 or marked.get(path, {}).get("sha256") for path in found}
+    now = list_recording(context.raw, stored.rec_id)
     problems = []
-    for path, file in merged.files.items():
-        if path not in stored.objects or not file.sha256:
-            continue
-        state = hashlib.sha256()
-        for chunk in raw.stream(raw_key(stored.rec_id, path)):
-            state.update(chunk)
-        if state.hexdigest() != file.sha256:
-            problems.append(f"{path} has SHA-256 {state.hexdigest()} in the bucket, but {file.sha256} is listed")
-    return problems
+    for path in sorted(found):
+        if found[path] is None or path not in now:
+            problems.append(f"{path} vanished from the bucket while the recording was read")
+        elif now[path] != stored.objects[path]:
+            problems.append(f"{path} was replaced in the bucket while the recording was read")
+        elif attested[path] not in {None, found[path]}:
+            problems.append(f"{path} has SHA-256 {found[path]} in the bucket, but {attested[path]} is listed")
+    all_attested = all(attested.values()) or entry.recording.recording_hash == derive_recording_hash(
+        sha256 for sha256 in found.values() if sha256
+    )
+    return problems, all_attested
+
+
+def _digest_if_there(
+    context: IngestContext, info: ObjectInfo, check_stop: Callable[[], None], on_bytes: Callable[[int], None]
+) -> str | None:
+    """The SHA-256 of an object's bytes, or None if it is gone."""
+    try:
+        if info.size <= SMALL_OBJECT_BYTES:
+            return digest_at_once(context.raw, info.key)
+        return streamed_digest(context.raw, info.key, check_stop=check_stop, on_bytes=on_bytes)
+    except ObjectNotFound:
+        return None
+    except StoreUnavailable:
+        if context.raw.head(info.key) is None:
+            return None
+        raise

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from ursa_pipelines.recordings.layout import MANIFEST
 
 RECORDINGS = "recordings/"
 ACTIVE_POINTER = "ursa/ACTIVE.json"
 BUCKET_IDENTITY = "ursa/BUCKET.json"
+UPLOAD_RECORDS = "ursa/uploads/"
 
 _SCHEME = "r2://"
 
@@ -29,6 +32,11 @@ def marker_key(rec_id: str) -> str:
 def own_marker_key(rec_id: str) -> str:
     """Where the commit marker goes if a rig's own marker stands under `marker_key`."""
     return f"manifests/{rec_id}/ursa_pipelines.json"
+
+
+def upload_record_key(key: str) -> str:
+    """Where the assets bucket says who sends the raw object of this key in parts."""
+    return f"{UPLOAD_RECORDS}{hashlib.sha256(key.encode()).hexdigest()}.json"
 
 
 def uri(bucket: str, key: str) -> str:

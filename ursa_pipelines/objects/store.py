@@ -7,6 +7,7 @@ too large for one request go through boto3, because obstore offers no create-onl
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -20,7 +21,9 @@ import obstore
 from obstore import exceptions as failures
 from obstore.store import S3Store
 
-from ursa_pipelines.errors import ETagMismatch, ObjectExists, ObjectNotFound, StoreDenied, StoreUnavailable
+from ursa_pipelines.errors import ClockWrong, ETagMismatch, ObjectExists, ObjectNotFound, StoreDenied, StoreUnavailable
+from ursa_pipelines.objects.keys import UPLOAD_RECORDS
+from ursa_pipelines.objects.wire import Wire
 
 _RETRIES = 6
 _RETRY_SECONDS = 60
@@ -51,12 +54,31 @@ class ObjectInfo:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """What the store tells of an object's content in one HEAD.
+
+    `stated_sha256` is what its writer put into the metadata. The others were computed by the store over the whole
+    object: `sha256` in hex, `crc64nvme` as a number, None where it has none. `etag` is in quotes.
+    """
+
+    size: int
+    etag: str
+    stated_sha256: str | None
+    sha256: str | None
+    crc64nvme: int | None
+
+
+@dataclass(frozen=True)
 class Endpoint:
-    """Where a bucket is and how it is opened. `secret` returns (access key, secret key, session token)."""
+    """Where a bucket is and how it is opened. `secret` returns (access key, secret key, session token).
+
+    `renew` fetches it again and tells whether it is another one now.
+    """
 
     url: str
     region: str
     secret: Callable[[], tuple[str, str, str | None]]
+    renew: Callable[[], bool] = lambda: False
 
 
 class Bucket:
@@ -77,18 +99,28 @@ class Bucket:
             return bytes(result.bytes()), info
 
     def stream(self, key: str) -> Iterator[memoryview]:
-        """The object's bytes in order, one bounded request after another. Raises `ObjectNotFound`.
-
-        Raw objects never change, so requests of one object belong together; a single request for a large one
-        would run into its time-out on a slow line.
-        """
+        """The object's bytes in order. Raises `ObjectNotFound` and what `read` raises."""
         info = self.head(key)
         if info is None:
             raise ObjectNotFound("there is no such object", place=f"{self.name}/{key}")
-        for start in range(0, info.size, _STREAM_BYTES):
+        return self.read(key, info.size)
+
+    def read(self, key: str, size: int) -> Iterator[memoryview]:
+        """The bytes of an object of this size in order, one bounded request after another, all of one version.
+
+        A single request for a large object would run into its time-out on a slow line. Raises `ETagMismatch` if the
+        object is replaced meanwhile, `ObjectNotFound`, and `StoreUnavailable` for an answer that is cut short.
+        """
+        options: obstore.GetOptions = {}
+        for start in range(0, size, _STREAM_BYTES):
+            end = min(start + _STREAM_BYTES, size)
             with self._speaking_of(key):
-                chunk = obstore.get_range(self._store, key, start=start, end=min(start + _STREAM_BYTES, info.size))
-            yield memoryview(chunk)
+                answer = obstore.get(self._store, key, options={**options, "range": (start, end)})
+                options = {"if_match": answer.meta["e_tag"]}
+                chunk = memoryview(answer.bytes())
+            if answer.meta["size"] != size or len(chunk) != end - start:
+                raise StoreUnavailable("the object changed, or the answer was cut short", place=f"{self.name}/{key}")
+            yield chunk
 
     def head(self, key: str) -> ObjectInfo | None:
         """Size, ETag and stated SHA-256 of an object, or None if there is none."""
@@ -98,6 +130,25 @@ class Bucket:
                 return _info(key, result.meta, result.attributes)
         except ObjectNotFound:
             return None
+
+    def evidence(self, key: str) -> Evidence | None:
+        """What one HEAD tells of the object's content, or None if there is no such object."""
+        try:
+            headers = self.wire.head(key)
+        except ObjectNotFound:
+            return None
+        # A checksum of checksums, as multipart uploads have, ends in the number of parts and says so in its type.
+        whole = headers.get("x-amz-checksum-type", "FULL_OBJECT") == "FULL_OBJECT"
+        sha256 = headers.get("x-amz-checksum-sha256", "") if whole else ""
+        crc64nvme = headers.get("x-amz-checksum-crc64nvme", "") if whole else ""
+        return Evidence(
+            int(headers["content-length"]),
+            headers.get("etag", ""),
+            headers.get("x-amz-meta-sha256"),
+            # Some stores do not mark the digest of digests of an object in parts as such.
+            (_decoded(sha256, 32).hex() or None) if "-" not in headers.get("etag", "") else None,
+            int.from_bytes(_decoded(crc64nvme, 8), "big") if _decoded(crc64nvme, 8) else None,
+        )
 
     def list_objects(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose keys begin with `prefix` (which ends in `/`), 1,000 to a request, without metadata."""
@@ -125,6 +176,25 @@ class Bucket:
                 self._store, key, body, mode={"e_tag": etag}, attributes=attributes, use_multipart=False
             )
         return ObjectInfo(key, len(body), result["e_tag"] or "", sha256)
+
+    def delete_upload_record(self, key: str) -> None:
+        """Removes the record of an upload that has ended; nothing else is ever deleted."""
+        if not key.startswith(UPLOAD_RECORDS):
+            raise ValueError(f"{key!r} is no record of an upload")
+        self.wire.delete(key)
+
+    def renew(self) -> bool:
+        """Fetches the credential again; True if it is another one, with which a refused request may succeed."""
+        if not self._endpoint.renew():
+            return False
+        for made_with_the_old_one in ("wire", "multipart_client", "_store"):
+            self.__dict__.pop(made_with_the_old_one, None)
+        return True
+
+    @cached_property
+    def wire(self) -> Wire:
+        """The same bucket for bodies that are sent in chunks."""
+        return Wire(self.name, self._endpoint)
 
     @cached_property
     def multipart_client(self) -> Any:
@@ -196,6 +266,8 @@ class Bucket:
         except failures.PreconditionError:
             raise ETagMismatch("it was changed by somebody else", place=place) from None
         except (failures.PermissionDeniedError, failures.UnauthenticatedError) as error:
+            if "RequestTimeTooSkewed" in str(error):
+                raise ClockWrong("the object store refused it: RequestTimeTooSkewed", place=place) from None
             raise StoreDenied(f"the object store refused it: {_first_line(error)}", place=place) from None
         except failures.BaseError as error:
             # What LIST is answered reaches us without a type of its own.
@@ -211,6 +283,14 @@ def _info(key: str, meta: Any, attributes: Any) -> ObjectInfo:
     return ObjectInfo(
         key, meta["size"], meta["e_tag"] or "", attributes.get("sha256"), meta["last_modified"].timestamp()
     )
+
+
+def _decoded(base64_text: str, length: int) -> bytes:
+    try:
+        decoded = base64.b64decode(base64_text, validate=True)
+    except ValueError:
+        return b""
+    return decoded if len(decoded) == length else b""
 
 
 def _first_line(error: Exception) -> str:

@@ -2,38 +2,38 @@
 
 A file becomes visible in the bucket only if its size and SHA-256 are the expected ones and nothing stands under
 its key yet. Small files go as one create-only PUT that carries its checksum. Larger ones go as multipart with equal
-parts, completed create-only and aborted on any failure. The memory of one `Uploader` is bounded by its buffers and
-threads, not by the number of files; it grows only with the part size, for files above 140 GB.
+parts, completed create-only. Above `resume_above` an upload survives an interruption: the next try reads the file
+again for its digest, and sends only the parts that the store does not have.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import logging
 import os
-import queue
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from functools import partial
 
-from ursa_pipelines.errors import (
-    ContentMismatch,
-    ObjectExists,
-    ObjectNotFound,
-    StoreDenied,
-    StoreUnavailable,
-    UploadInterrupted,
-)
+from ursa_pipelines.errors import ContentMismatch, ObjectExists, StoreUnavailable, UploadInterrupted, UrsaError
+from ursa_pipelines.objects.line import Flow
+from ursa_pipelines.objects.parts import MultipartUpload, create_upload
+from ursa_pipelines.objects.reading import DaemonExecutor, Watchdog, fill, gather, open_watched, outcome
 from ursa_pipelines.objects.store import Bucket, ObjectInfo
-from ursa_pipelines.recordings.inventory import Inventory, SourceFile, open_source, require_unchanged
+from ursa_pipelines.objects.transfers import Transfers
+from ursa_pipelines.objects.unfinished import UnfinishedUploads
+from ursa_pipelines.objects.wire import Outflow, UploadGone
+from ursa_pipelines.recordings.inventory import Inventory, SourceFile, require_unchanged
 
 logger = logging.getLogger("ursa.register.orchestrator")
 
-_PART_BUFFERS_BYTES = 96 * 1024 * 1024
-_PARTS_LIMIT = 9_000
+_TRIES = 3
+_LOOK_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -47,35 +47,36 @@ class Outgoing:
 
 
 @dataclass(frozen=True)
-class TransferLimits:
-    """How much goes at once. Sizes are bytes; files of at most `single_put` go in one request, in `workers` threads."""
+class Sent:
+    """What is stored now, and how many bytes this try had to send for it."""
 
-    part_size: int = 16 * 1024 * 1024
-    single_put: int = 8 * 1024 * 1024
-    workers: int = 8
-
-    def part_size_for(self, size: int) -> int:
-        """The equal part size of a file, doubled until it has at most 9,000 parts (R2 takes 10,000)."""
-        part_size = self.part_size
-        while size > part_size * _PARTS_LIMIT:
-            part_size *= 2
-        return part_size
+    info: ObjectInfo
+    bytes_sent: int
 
 
 @dataclass
 class Uploader:
-    """Sends many files to one bucket at once.
+    """Sends many files of one recording to `raw` at once; `assets` keeps the records of resumable uploads.
 
     `check_stop` is called between chunks and may raise to stop everything; `on_bytes(path, count)` is told of
-    bytes that were sent. Both may be called from several threads.
+    bytes that were sent or found to be there, with a negative count for those that are sent again. Both may be called
+    from several threads.
     """
 
-    bucket: Bucket
-    limits: TransferLimits = field(default_factory=TransferLimits)
+    raw: Bucket
+    assets: Bucket
+    rec_id: str
+    transfers: Transfers = field(default_factory=Transfers)
     check_stop: Callable[[], None] = lambda: None
     on_bytes: Callable[[str, int], None] = lambda path, count: None
-    _failed: threading.Event = field(default_factory=threading.Event)
-    _large_at_once: int = 1
+
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+        self.watchdog = Watchdog(self.rec_id, self.transfers.limits.read_timeout)
+        self._unfinished = UnfinishedUploads(self.raw, self.assets)
+        self._part_senders = DaemonExecutor(self.transfers.limits.part_senders, "send-part")
+        self._lent: dict[int, bytearray] = {}
+        self._unrecorded: dict[str, MultipartUpload] = {}
 
     def send_all(
         self, outgoing: list[Outgoing], place: Callable[[Outgoing], ObjectInfo | None]
@@ -84,199 +85,208 @@ class Uploader:
 
         The first error stops the rest and is raised after the transfers under way have ended.
         """
-        large = [one for one in outgoing if one.file.size > self.limits.single_put]
-        small = [one for one in outgoing if one.file.size <= self.limits.single_put]
-        self._large_at_once = max(1, min(os.cpu_count() or 1, len(large)))
-        with (
-            ThreadPoolExecutor(self._large_at_once, thread_name_prefix="send-large") as large_pool,
-            ThreadPoolExecutor(self.limits.workers, thread_name_prefix="send-small") as small_pool,
-        ):
-            futures: dict[Future[ObjectInfo | None], str] = {}
-            for pool, files in ((large_pool, large), (small_pool, small)):
-                futures.update({pool.submit(place, one): one.file.path for one in files})
+        limits = self.transfers.limits
+        with ExitStack() as stack:
+            large = stack.enter_context(DaemonExecutor(os.cpu_count() or 1, "send-large"))
+            small = stack.enter_context(DaemonExecutor(limits.workers, "send-small"))
+            stack.enter_context(self._part_senders)
+            pending = {
+                one.file.path: (small if one.file.size <= limits.single_put else large).submit(place, one)
+                for one in outgoing
+            }
             try:
-                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                placed = {futures[future]: future.result() for future in done}
-                return {path: info for path, info in placed.items() if info is not None}
+                placed = gather(pending.values(), self.watchdog, self._stop, self.check_stop)
             except BaseException:
-                self._failed.set()
-                for future in futures:
-                    future.cancel()
+                for held_by_a_hanging_read in list(self._lent.values()):
+                    self.transfers.buffers.write_off(held_by_a_hanging_read)
+                for upload_of_a_hanging_read in list(self._unrecorded.values()):
+                    _unless_it_fails(upload_of_a_hanging_read.abort)
                 raise
+        return {path: info for path, info in zip(pending, placed, strict=True) if info is not None}
 
-    def send(self, outgoing: Outgoing) -> ObjectInfo:
-        """Sends one file and returns what is stored then.
+    def send(self, outgoing: Outgoing) -> Sent:
+        """Sends one file.
 
         Raises `ObjectExists`; `ContentMismatch` if size or digest are not the expected ones; `SourceChanged` and
         `SourceUnavailable` from reading; whatever `check_stop` raises. None of them leaves anything visible.
         """
-        with open_source(outgoing.inventory, outgoing.file) as stream:
-            if outgoing.file.size <= self.limits.single_put:
-                return self._send_in_one(outgoing, stream)
-            return self._send_in_parts(outgoing, stream)
+        if outgoing.file.size <= self.transfers.limits.single_put:
+            return self._send_in_one(outgoing)
+        for _ in range(_TRIES):
+            try:
+                return self._send_in_parts(outgoing)
+            except UploadGone:
+                # Somebody has completed or aborted it, or it has expired.
+                if self.raw.head(outgoing.key) is not None:
+                    raise ObjectExists("the key was taken while the file was sent", place=outgoing.key) from None
+        raise StoreUnavailable("its uploads keep vanishing", recording=self.rec_id, place=outgoing.file.path)
 
     def _check_stop(self) -> None:
-        if self._failed.is_set():
-            raise UploadInterrupted("another file of this recording failed")
+        if self._stop.is_set():
+            raise UploadInterrupted("another file of this recording failed", recording=self.rec_id)
         self.check_stop()
 
-    def _send_in_one(self, outgoing: Outgoing, stream: BinaryIO) -> ObjectInfo:
-        self._check_stop()
-        body = stream.read(outgoing.file.size + 1)
-        while len(body) <= outgoing.file.size and (more := stream.read(outgoing.file.size + 1 - len(body))):
-            body += more
-        _require_content(outgoing, stream, len(body), hashlib.sha256(body).hexdigest())
-        info = self.bucket.create(outgoing.key, body, sha256=outgoing.sha256)
-        self.on_bytes(outgoing.file.path, len(body))
-        return info
-
-    def _send_in_parts(self, outgoing: Outgoing, stream: BinaryIO) -> ObjectInfo:
-        part_size = self.limits.part_size_for(outgoing.file.size)
-        with multipart_upload(self.bucket, outgoing.key, sha256=outgoing.sha256) as upload:
-            state, size = hashlib.sha256(), 0
-            buffers = max(2, _PART_BUFFERS_BYTES // part_size // self._large_at_once)
-            free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
-            for _ in range(min(buffers, -(-outgoing.file.size // part_size))):
-                free.put(bytearray(part_size))
-            sent: list[Future[None]] = []
-            with ThreadPoolExecutor(buffers, thread_name_prefix="send-part") as pool:
-                try:
-                    while size < outgoing.file.size:
-                        buffer = free.get()
-                        _raise_first_failure(sent)
-                        self._check_stop()
-                        count = _fill(stream, buffer)
-                        state.update(memoryview(buffer)[:count])
-                        size += count
-                        if count < part_size and size < outgoing.file.size:
-                            break
-                        sent.append(pool.submit(self._send_part, upload, len(sent) + 1, buffer, count, free, outgoing))
-                    overrun = stream.read(1)
-                    _require_content(outgoing, stream, size + len(overrun), state.hexdigest())
-                    wait(sent, return_when=FIRST_EXCEPTION)
-                    _raise_first_failure(sent)
-                except BaseException:
-                    pool.shutdown(wait=True, cancel_futures=True)
-                    raise
+    def _sleep(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
             self._check_stop()
-            # The last parts may have taken long: what changed since the last byte was read is still noticed.
-            require_unchanged(outgoing.inventory, outgoing.file, stream)
-            return upload.complete(outgoing.file.size)
+            time.sleep(min(left, _LOOK_SECONDS))
 
-    def _send_part(
+    def _send_in_one(self, outgoing: Outgoing) -> Sent:
+        self._check_stop()
+        path, size = outgoing.file.path, outgoing.file.size
+        body = bytearray(size + 1)
+        with open_watched(outgoing.inventory, outgoing.file, self.watchdog) as stream:
+            count = fill(stream, body, path, self.watchdog)
+        del body[count:]
+        digest = hashlib.sha256(body)
+        _require_content(outgoing, count, digest.hexdigest())
+        self._check_stop()
+        line = self.transfers.line
+        if not line.capped:
+            info = self.raw.create(outgoing.key, bytes(body), sha256=outgoing.sha256)
+            self.on_bytes(path, count)
+            return Sent(info, count)
+        take = _taking(line.flow(), self._check_stop)
+        answer = self.raw.wire.put(
+            outgoing.key,
+            Outflow(body, take, partial(self.on_bytes, path)),
+            headers={
+                "if-none-match": "*",
+                "x-amz-meta-sha256": outgoing.sha256,
+                "x-amz-checksum-sha256": base64.b64encode(digest.digest()).decode(),
+            },
+            sleep=self._sleep,
+        )
+        return Sent(ObjectInfo(outgoing.key, count, answer.get("etag", ""), outgoing.sha256), count)
+
+    def _send_in_parts(self, outgoing: Outgoing) -> Sent:
+        limits, size = self.transfers.limits, outgoing.file.size
+        part_size = limits.part_size_for(size)
+        if size > limits.resume_above:
+            return self._send_resumably(outgoing, part_size)
+        upload = create_upload(self.raw, outgoing.key, sha256=outgoing.sha256, part_size=part_size)
+        self._unrecorded[outgoing.key] = upload
+        try:
+            return self._complete(outgoing, upload)
+        except BaseException:
+            _unless_it_fails(upload.abort)
+            raise
+        finally:
+            del self._unrecorded[outgoing.key]
+
+    def _send_resumably(self, outgoing: Outgoing, part_size: int) -> Sent:
+        upload = self._unfinished.open(
+            outgoing.key, size=outgoing.file.size, sha256=outgoing.sha256, part_size=part_size
+        )
+        try:
+            sent = self._complete(outgoing, upload)
+        except (ContentMismatch, ObjectExists):
+            _unless_it_fails(partial(self._unfinished.abandon, upload))
+            raise
+        _unless_it_fails(partial(self._unfinished.close, upload))
+        return sent
+
+    def _complete(self, outgoing: Outgoing, upload: MultipartUpload) -> Sent:
+        bytes_sent = self._place_parts(outgoing, upload)
+        self._check_stop()
+        return Sent(upload.complete(), bytes_sent)
+
+    def _place_parts(self, outgoing: Outgoing, upload: MultipartUpload) -> int:
+        """Reads, hashes and sends at once: while a part is read, those before it are hashed and sent."""
+        file, state, size = outgoing.file, hashlib.sha256(), 0
+        jobs: list[Future[int]] = []
+        ended, flow = threading.Event(), self.transfers.line.flow()
+
+        def check_stop() -> None:
+            if ended.is_set():
+                raise UploadInterrupted("it failed", recording=self.rec_id, place=file.path)
+            self._check_stop()
+
+        with (
+            DaemonExecutor(1, "hash-part") as hasher,
+            open_watched(outgoing.inventory, file, self.watchdog) as stream,
+        ):
+            try:
+                while size < file.size:
+                    self._check_stop()
+                    buffer = self._lend(upload.part_size)
+                    content = memoryview(buffer)[: fill(stream, buffer, file.path, self.watchdog)]
+                    size += len(content)
+                    if len(content) < upload.part_size and size < file.size:
+                        self._give_back(buffer)
+                        break
+                    hashed = hasher.submit(state.update, content)
+                    job = self._part_senders.submit(
+                        self._place_part, upload, len(jobs) + 1, content, hashed, flow, check_stop, file.path
+                    )
+                    job.add_done_callback(partial(self._give_back, buffer))
+                    jobs.append(job)
+                    _raise_first_failure(jobs)
+                size += fill(stream, bytearray(1), file.path, self.watchdog)
+                self.watchdog.watched(file.path, partial(require_unchanged, outgoing.inventory, file, stream))
+                hashed_all = hasher.submit(state.hexdigest)
+                _require_content(outgoing, size, outcome(hashed_all, self._check_stop))
+                bytes_sent = sum(outcome(job, self._check_stop) for job in jobs)
+            except BaseException:
+                ended.set()
+                for job in jobs:
+                    job.cancel()
+                wait(jobs)
+                raise
+        # Leaving has compared the file once more: what changed while the last parts were sent is noticed.
+        return bytes_sent
+
+    def _place_part(
         self,
         upload: MultipartUpload,
         number: int,
-        buffer: bytearray,
-        count: int,
-        free: queue.SimpleQueue[bytearray],
-        outgoing: Outgoing,
-    ) -> None:
+        content: memoryview,
+        hashed: Future[None],
+        flow: Flow,
+        check_stop: Callable[[], None],
+        path: str,
+    ) -> int:
         try:
-            upload.send_part(number, buffer if count == len(buffer) else buffer[:count])
+            check_stop()
+            on_bytes = partial(self.on_bytes, path)
+            if upload.keep(number, content):
+                on_bytes(len(content))
+                return 0
+            take = _taking(flow, check_stop)
+            upload.send(number, content, take, on_bytes=on_bytes, sleep=self._sleep)
+            return len(content)
         finally:
-            free.put(buffer)
-        self.on_bytes(outgoing.file.path, count)
+            # The buffer is used again once the job is done.
+            wait([hashed])
+
+    def _lend(self, size: int) -> bytearray:
+        buffer = self.transfers.buffers.take(size, self._check_stop)
+        self._lent[id(buffer)] = buffer
+        return buffer
+
+    def _give_back(self, buffer: bytearray, _: Future[int] | None = None) -> None:
+        self._lent.pop(id(buffer), None)
+        self.transfers.buffers.give_back(buffer)
 
 
-class MultipartUpload:
-    """An open multipart upload. Parts may be sent from several threads; it is completed only create-only."""
+def _taking(flow: Flow, check_stop: Callable[[], None]) -> Callable[[int], int]:
+    def take(wanted: int) -> int:
+        check_stop()
+        return flow.take(wanted, check_stop)
 
-    def __init__(self, bucket: Bucket, key: str, upload_id: str, sha256: str) -> None:
-        self._bucket, self._key, self._id, self._sha256 = bucket, key, upload_id, sha256
-        self._etags: dict[int, str] = {}
-        self._lock = threading.Lock()
-
-    def send_part(self, number: int, body: bytearray) -> None:
-        with speaking_of(self._bucket, self._key):
-            answer = self._bucket.multipart_client.upload_part(
-                Bucket=self._bucket.name, Key=self._key, UploadId=self._id, PartNumber=number, Body=body
-            )
-        with self._lock:
-            self._etags[number] = answer["ETag"]
-
-    def complete(self, size: int) -> ObjectInfo:
-        """Makes the object visible. Raises `ObjectExists` if the key was taken meanwhile.
-
-        An upload that is gone may have been completed by us with the answer lost: then what stands there
-        carries our digest.
-        """
-        parts = [{"PartNumber": number, "ETag": etag} for number, etag in sorted(self._etags.items())]
-        with speaking_of(self._bucket, self._key):
-            answer = self._bucket.multipart_client.complete_multipart_upload(
-                Bucket=self._bucket.name,
-                Key=self._key,
-                UploadId=self._id,
-                MultipartUpload={"Parts": parts},
-                IfNoneMatch="*",
-            )
-        return ObjectInfo(self._key, size, answer["ETag"], self._sha256)
-
-    def abort(self) -> None:
-        """Removes the parts. An upload that is gone is no error: R2 ends one whose conditional Complete fails."""
-        with suppress(ObjectExists), speaking_of(self._bucket, self._key):
-            self._bucket.multipart_client.abort_multipart_upload(
-                Bucket=self._bucket.name, Key=self._key, UploadId=self._id
-            )
+    return take
 
 
-@contextmanager
-def multipart_upload(bucket: Bucket, key: str, *, sha256: str) -> Iterator[MultipartUpload]:
-    """Opens a multipart upload for the block; on any error inside it is aborted, and the error passes on."""
-    with speaking_of(bucket, key):
-        answer = bucket.multipart_client.create_multipart_upload(
-            Bucket=bucket.name, Key=key, Metadata={"sha256": sha256}
-        )
-    upload = MultipartUpload(bucket, key, answer["UploadId"], sha256)
+def _unless_it_fails(end: Callable[[], None]) -> None:
     try:
-        yield upload
-    except BaseException:
-        try:
-            upload.abort()
-        except (ObjectNotFound, StoreUnavailable, StoreDenied) as error:
-            logger.warning("an unfinished upload was left behind: %s", error)
-        raise
+        end()
+    except UrsaError as error:
+        logger.warning("an unfinished upload or its record was left behind: %s", error)
 
 
-def has_open_uploads(bucket: Bucket, prefix: str) -> bool:
-    """Whether somebody is sending a file in parts under the prefix, or left one unfinished."""
-    with speaking_of(bucket, prefix):
-        answer = bucket.multipart_client.list_multipart_uploads(Bucket=bucket.name, Prefix=prefix, MaxUploads=1)
-    return bool(answer.get("Uploads"))
-
-
-@contextmanager
-def speaking_of(bucket: Bucket, key: str) -> Iterator[None]:
-    """Turns boto3's errors into this package's."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    place = f"{bucket.name}/{key}"
-    try:
-        yield
-    except ClientError as error:
-        code = error.response.get("Error", {}).get("Code", "")
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if status == 412 or code in {"PreconditionFailed", "NoSuchUpload"}:
-            raise ObjectExists("the key was taken while the file was sent", place=place) from None
-        if status in {401, 403}:
-            raise StoreDenied(f"the object store refused it: {code}", place=place) from None
-        if status == 404:
-            raise ObjectNotFound("there is no such bucket", place=place) from None
-        raise StoreUnavailable(f"the object store failed: {code or status}", place=place) from None
-    except BotoCoreError as error:
-        raise StoreUnavailable(f"the object store failed: {type(error).__name__}", place=place) from None
-
-
-def _fill(stream: BinaryIO, buffer: bytearray) -> int:
-    view, filled = memoryview(buffer), 0
-    while filled < len(buffer) and (count := stream.readinto(view[filled:])):  # type: ignore[attr-defined]
-        filled += count
-    return filled
-
-
-def _require_content(outgoing: Outgoing, stream: BinaryIO, size: int, sha256: str) -> None:
+def _require_content(outgoing: Outgoing, size: int, sha256: str) -> None:
     rec_id, path = outgoing.inventory.rec_id, outgoing.file.path
-    require_unchanged(outgoing.inventory, outgoing.file, stream)
     if size != outgoing.file.size:
         raise ContentMismatch(f"it gave {size:,} bytes instead of {outgoing.file.size:,}", recording=rec_id, place=path)
     if sha256 != outgoing.sha256:
@@ -285,7 +295,7 @@ def _require_content(outgoing: Outgoing, stream: BinaryIO, size: int, sha256: st
         )
 
 
-def _raise_first_failure(futures: list[Future[None]]) -> None:
+def _raise_first_failure(futures: list[Future[int]]) -> None:
     for future in futures:
         if future.done() and not future.cancelled() and (error := future.exception()):
             raise error

@@ -70,6 +70,16 @@ class CredentialSource:
             self._read(token) if token else None,
         )
 
+    def renew(self, role: Role) -> bool:
+        """Fetches a role's credential again, which may have expired; True if it is another one now."""
+        if self.profile.store == "embedded":
+            return False
+        before, references = self.credential(role), self.profile.credentials[role]
+        with self._lock:
+            for reference in (references.access_key_id, references.secret_access_key, references.session_token):
+                self._known.pop(reference or "", None)
+        return self.credential(role) != before
+
     def endpoint(self) -> str:
         """The URL of the object store."""
         if self.profile.store == "embedded":

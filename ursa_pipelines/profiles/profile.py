@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ursa_pipelines.embedded.state import state_directory
 from ursa_pipelines.errors import ProfileInvalid
+from ursa_pipelines.profiles.timetable import Timetable
 
 Role = Literal["assets_ro", "assets_rw", "raw_ro", "raw_rw"]
 ROLES: tuple[Role, ...] = ("assets_ro", "assets_rw", "raw_ro", "raw_rw")
@@ -48,6 +49,15 @@ def require_url(text: str) -> str:
     if url.scheme != "https" and not (url.scheme == "http" and url.hostname in _LOOPBACK):
         raise ValueError("must be https; plain http only reaches this machine itself")
     return text.rstrip("/")
+
+
+def _as_written(value: object) -> object:
+    # YAML takes the word off for false.
+    return "off" if value is False else value
+
+
+def _is_timetable(text: str) -> str:
+    return str(Timetable.parse(text))
 
 
 Reference = Annotated[str, AfterValidator(_is_reference)]
@@ -85,8 +95,11 @@ class IngestSettings(_Section):
     reconstruct_after: float = Field(default=3600, ge=0)
     reconstruct_after_bucket: float = Field(default=86400, ge=0)
     part_size: int = Field(default=16 * 1024**2, ge=5 * 1024**2, le=1024**3)
+    resume_above: int = Field(default=128 * 1024**2, ge=0)
+    read_timeout: float = Field(default=120, gt=0)
     upload_workers: int = Field(default=8, ge=1, le=64)
     hash_workers: int | None = Field(default=None, ge=1, le=64)
+    bandwidth: Annotated[str, BeforeValidator(_as_written), AfterValidator(_is_timetable)] | None = None
 
 
 class Profile(_Section):

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -97,8 +97,8 @@ class Inventory:
         yield from (file for file in (self.manifest, self.participant) if file)
 
 
-def take_inventory(directory: Path) -> Inventory:
-    """Lists a recording directory, whose name must be a rec_id.
+def take_inventory(directory: Path, gets_on: Callable[[], None] = lambda: None) -> Inventory:
+    """Lists a recording directory, whose name must be a rec_id. `gets_on` is called for every entry.
 
     Raises `RecordingIdInvalid`; `SourceNotFound` if it is not there or is empty; `SourceRefused` for links,
     FIFOs, sockets, devices, unsafe or colliding names; `SourceUnavailable` if the drive fails.
@@ -110,6 +110,7 @@ def take_inventory(directory: Path) -> Inventory:
     ignored: list[str] = []
     with _reading(rec_id, str(directory)), _open_directory(directory, rec_id) as root:
         for path, entry_stat, disk_path in _walk(root, rec_id):
+            gets_on()
             if is_clutter(path):
                 ignored.append(path)
                 continue
@@ -137,7 +138,11 @@ def open_source(inventory: Inventory, file: SourceFile) -> Iterator[BinaryIO]:
     """
     rec_id = inventory.rec_id
     with _reading(rec_id, file.path), ExitStack() as stack:
-        parent = stack.enter_context(_open_directory(inventory.directory, rec_id))
+        try:
+            parent = stack.enter_context(_open_directory(inventory.directory, rec_id))
+        except SourceNotFound:
+            # It was there when it was listed, as a mount point's content is.
+            raise SourceUnavailable("its directory is gone", recording=rec_id, place=file.path) from None
         *directories, name = PurePosixPath(file.disk_path).parts
         for part in directories:
             parent = stack.enter_context(_descriptor(part, _OPEN_DIRECTORY, parent, rec_id, file.path))
@@ -180,7 +185,7 @@ def _walk(root: int, rec_id: str) -> Iterator[tuple[str, os.stat_result, str]]:
             descriptor = root
             for part in PurePosixPath(disk_prefix).parts:
                 descriptor = stack.enter_context(_descriptor(part, _OPEN_DIRECTORY, descriptor, rec_id, prefix))
-            with os.scandir(descriptor) as entries:
+            with _reading(rec_id, prefix or "."), os.scandir(descriptor) as entries:
                 for entry in entries:
                     path = prefix + unicodedata.normalize("NFC", entry.name)
                     status = entry.stat(follow_symlinks=False)

@@ -1,0 +1,341 @@
+"""`verify`: sizes by LIST, bytes when asked, and the level that the row tells (DESIGN section 5, Path B)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_commands import Command
+from tests.faults.detour import Detour
+from tests.faults.proxy import Fault, Refuse
+from tests.ingest.rig import upload_as_rig
+from tests.lab import Lab
+from tests.recordings_on_disk import manifest_of, write_recording
+from ursa_pipelines import DataInterface, UploadProgress
+from ursa_pipelines.catalog import policies
+from ursa_pipelines.errors import CatalogRowNotFound, UploadInterrupted
+from ursa_pipelines.recordings.rows import ModalityRow, RecordingRow, Rows
+
+REC = "rec_20260520_195628_b1dd"
+CAMERA, MIC, EEG = "camera_a/seg_0000.mp4", "mic/seg_0000.wav", "eeg_4559/seg_0000.edf"
+FILES = {CAMERA: b"video" * 800_000, MIC: b"audio" * 10, EEG: b"eeg" * 10}
+PEER = {"mic/seg_0001.wav": b"more audio", "eeg_77/seg_0000.edf": b"EEG" * 10}
+
+
+@pytest.fixture
+def ursa(lab: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    return Command(lab.config, capsys, monkeypatch)
+
+
+def by_path_b(lab: Lab, files: dict[str, bytes] | None = None, **options: object) -> Path:
+    """A recording that a rig has uploaded, registered by the sizes of its objects."""
+    directory = write_recording(lab.nas, REC, files or FILES, **options)  # type: ignore[arg-type]
+    upload_as_rig(lab, directory)
+    assert lab.data.ingest_from_r2(rec_id=REC).outcome == "created"
+    return directory
+
+
+def put(lab: Lab, path: str, content: bytes) -> None:
+    """Writes over an object, which nobody should be able to do."""
+    key = f"recordings/{REC}/{path}"
+    lab.raw.multipart_client.put_object(Bucket=lab.raw.name, Key=key, Body=bytearray(content))
+
+
+def delete(lab: Lab, path: str) -> None:
+    lab.raw.multipart_client.delete_object(Bucket=lab.raw.name, Key=f"recordings/{REC}/{path}")
+
+
+def level(lab: Lab) -> str | None:
+    (row,) = lab.data.list_recordings()
+    return (row.metadata or {}).get("verification")
+
+
+def operations(lab: Lab) -> list[str]:
+    entry = lab.data.catalog.entry_of_rec_id(REC)
+    assert entry is not None
+    return [item.op for item in entry.log]
+
+
+def test_sizes_are_compared_without_reading_anything(lab: Lab, detour: Detour):
+    by_path_b(lab)
+    before = lab.everything()
+
+    found = detour.interface().verify(REC)
+
+    assert (found.ok, found.level, found.recorded, found.files) == (True, "size", False, 3)
+    assert [one.request for one in detour.proxy.seen if "/seg_0000" in one.request] == []
+    assert lab.everything() == before
+
+
+def test_a_deep_look_raises_the_level_of_the_row_in_one_write(lab: Lab):
+    by_path_b(lab)
+    assert level(lab) == "size"
+    before = lab.data.get_recording(lab.data.list_recordings()[0].recording_hash)
+
+    found = lab.data.verify(REC, deep=True)
+
+    assert (found.ok, found.level, found.recorded) == (True, "sha256", True)
+    assert (level(lab), operations(lab)) == ("sha256", ["ingest", "verify"])
+    assert lab.data.list_recordings()[0].comparable() == before.comparable()
+    unchanged = lab.everything()
+    again = lab.data.verify(REC, deep=True)
+    assert (again.ok, again.level, again.recorded) == (True, "sha256", False)
+    assert lab.everything() == unchanged
+    lab.check_invariants()
+
+
+@pytest.mark.parametrize("roles", [(), ("raw_rw",)])
+def test_without_assets_rw_a_deep_look_notes_nothing(lab: Lab, roles: tuple):
+    by_path_b(lab)
+    before = lab.everything()
+    data = DataInterface(config_path=lab.config)
+    data.enable_writes(roles=roles)
+
+    found = data.verify(REC, deep=True)
+
+    assert (found.ok, found.level, found.recorded) == (True, "sha256", False)
+    assert lab.everything() == before
+
+
+def _missing(lab: Lab) -> str:
+    delete(lab, MIC)
+    return f"{MIC} is listed but not in the bucket"
+
+
+def _of_another_size(lab: Lab) -> str:
+    put(lab, MIC, b"audio")
+    return f"{MIC} has 5 bytes in the bucket, but 50 are listed"
+
+
+def _of_other_bytes(lab: Lab) -> str:
+    put(lab, MIC, b"AUDIO" * 10)
+    digests = [hashlib.sha256(content).hexdigest() for content in (b"AUDIO" * 10, FILES[MIC])]
+    return f"{MIC} has SHA-256 {digests[0]} in the bucket, but {digests[1]} is listed"
+
+
+def _of_other_bytes_and_large(lab: Lab) -> str:
+    put(lab, CAMERA, b"VIDEO" * 800_000)
+    digests = [hashlib.sha256(content).hexdigest() for content in (b"VIDEO" * 800_000, FILES[CAMERA])]
+    return f"{CAMERA} has SHA-256 {digests[0]} in the bucket, but {digests[1]} is listed"
+
+
+def _in_no_manifest(lab: Lab) -> str:
+    put(lab, "mic/seg_0009.wav", b"audio")
+    return "mic/seg_0009.wav is in the bucket but in no manifest"
+
+
+@pytest.mark.parametrize(
+    "damage", [_missing, _of_another_size, _of_other_bytes, _of_other_bytes_and_large, _in_no_manifest]
+)
+def test_each_kind_of_damage_is_told_apart_and_nothing_is_noted(lab: Lab, damage: Callable[[Lab], str]):
+    by_path_b(lab)
+    told = damage(lab)
+
+    found = lab.data.verify(REC, deep=True)
+
+    assert told in found.problems
+    assert len([problem for problem in found.problems if problem.startswith(told.partition(" ")[0])]) == 1
+    assert (found.ok, found.recorded) == (False, False)
+    assert (level(lab), operations(lab)) == ("size", ["ingest"])
+
+
+def test_a_stated_digest_does_not_hide_other_bytes(lab: Lab):
+    directory = write_recording(lab.nas, REC, FILES)
+    lab.data.ingest(source_dir=directory)
+    stated = {"sha256": hashlib.sha256(FILES[MIC]).hexdigest()}
+    key = f"recordings/{REC}/{MIC}"
+    lab.raw.multipart_client.put_object(Bucket=lab.raw.name, Key=key, Body=bytearray(50), Metadata=stated)
+
+    assert lab.data.verify(REC).ok
+
+    (problem,) = lab.data.verify(REC, deep=True).problems
+    assert MIC in problem
+    assert hashlib.sha256(bytes(50)).hexdigest() in problem
+
+
+class Meanwhile(Fault):
+    """Does something as soon as the first bytes of a segment were asked for."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._acts = [act]
+
+    def after(self, request: str) -> None:
+        if request.startswith("GET ") and "/seg_0000" in request and self._acts:
+            self._acts.pop()()
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "told"),
+    [
+        (MIC, lambda lab: delete(lab, MIC), "vanished from"),
+        (CAMERA, lambda lab: delete(lab, CAMERA), "vanished from"),
+        (MIC, lambda lab: put(lab, MIC, b"AUDIO" * 10), "was replaced in"),
+    ],
+    ids=["vanishes before it is read", "vanishes after it was read", "is replaced"],
+)
+def test_an_object_that_changes_while_the_recording_is_read_is_named(
+    lab: Lab, detour: Detour, path: str, change: Callable[[Lab], None], told: str
+):
+    by_path_b(lab)
+    detour.proxy.fault = Meanwhile(lambda: change(lab))
+
+    found = detour.interface().verify(REC, deep=True)
+
+    assert found.problems == (f"{path} {told} the bucket while the recording was read",)
+    assert (found.recorded, level(lab)) == (False, "size")
+
+
+def test_an_object_that_is_gone_when_it_is_asked_for_is_named_though_it_comes_back(lab: Lab, detour: Detour):
+    by_path_b(lab)
+    detour.proxy.fault = Refuse(f"^GET .*/{MIC}", 404, "NoSuchKey")
+
+    found = detour.interface().verify(REC, deep=True)
+
+    assert found.problems == (f"{MIC} vanished from the bucket while the recording was read",)
+
+
+def test_a_pause_ends_a_deep_look_and_progress_counts_bytes(lab: Lab):
+    by_path_b(lab)
+    told: list[UploadProgress] = []
+
+    with pytest.raises(UploadInterrupted):
+        lab.data.verify(REC, deep=True, progress=told.append, should_pause=lambda: bool(told))
+    assert level(lab) == "size"
+
+    assert lab.data.verify(REC, deep=True, progress=told.append, should_pause=lambda: False).recorded
+    total = sum(map(len, FILES.values()))
+    assert (told[-1].bytes_uploaded, told[-1].bytes_total, told[-1].files_done) == (total, total, 3)
+
+
+def test_a_recording_that_is_not_registered_is_not_verified(lab: Lab):
+    upload_as_rig(lab, write_recording(lab.nas, REC, FILES))
+
+    with pytest.raises(CatalogRowNotFound, match=REC):
+        lab.data.verify(REC, deep=True)
+
+
+def unattested(files: dict[str, bytes]) -> list[dict[str, object]]:
+    return [{"path": path, "size_bytes": len(content)} for path, content in files.items()]
+
+
+def test_a_hash_that_was_derived_from_the_bytes_attests_them(lab: Lab):
+    by_path_b(lab, manifest={"files": unattested(FILES)})
+
+    assert lab.data.verify(REC, deep=True).recorded
+
+    put(lab, MIC, b"AUDIO" * 10)
+    found = lab.data.verify(REC, deep=True)
+    assert (found.ok, found.level) == (True, "size")
+
+
+def test_bytes_that_nothing_attests_prove_nothing(lab: Lab):
+    by_path_b(lab, manifest={"files": unattested(FILES), "recording_hash": "ab" * 32})
+
+    found = lab.data.verify(REC, deep=True)
+
+    assert (found.ok, found.level, found.recorded) == (True, "size", False)
+    assert level(lab) == "size"
+
+
+def test_what_the_marker_attests_counts_where_the_manifest_says_nothing(lab: Lab):
+    files = {"files": unattested(FILES), "recording_hash": "ab" * 32}
+    lab.data.ingest(source_dir=write_recording(lab.nas, REC, FILES, manifest=files))
+    assert lab.data.verify(REC, deep=True).level == "sha256"
+
+    put(lab, MIC, b"AUDIO" * 10)
+
+    (problem,) = lab.data.verify(REC, deep=True).problems
+    assert hashlib.sha256(FILES[MIC]).hexdigest() in problem
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_path_a_after_path_b_raises_the_level_once(lab: Lab, overwrite: bool):
+    directory = by_path_b(lab)
+
+    raised = lab.data.ingest(source_dir=directory, overwrite=overwrite)
+
+    assert (raised.outcome, raised.files_uploaded, level(lab)) == ("changed", 0, "sha256")
+    assert len(operations(lab)) == 2
+    before = lab.everything()
+    assert lab.data.ingest(source_dir=directory, overwrite=overwrite).outcome == "unchanged"
+    assert lab.everything() == before
+
+
+def test_path_b_after_path_a_does_not_lower_the_level(lab: Lab):
+    directory = write_recording(lab.nas, REC, FILES)
+    lab.data.ingest(source_dir=directory)
+    before = lab.everything()
+
+    assert lab.data.ingest_from_r2(rec_id=REC).outcome == "unchanged"
+    assert lab.everything() == before
+    assert lab.data.ingest_from_r2(rec_id=REC, participant="Aria Lin").outcome == "changed"
+    assert level(lab) == "sha256"
+
+
+def test_what_path_b_adds_by_size_lowers_the_level_until_it_is_proved(lab: Lab):
+    lab.data.ingest(source_dir=write_recording(lab.nas, REC, FILES, node="mantis"))
+    for path, content in PEER.items():
+        put(lab, path, content)
+    put(lab, "_node_manifests/motor.json", json.dumps(manifest_of(REC, PEER, node="motor")).encode())
+
+    assert lab.data.ingest_from_r2(rec_id=REC).outcome == "changed"
+
+    assert level(lab) == "size"
+    assert lab.data.verify(REC, deep=True).recorded
+    assert (level(lab), operations(lab)[-1]) == ("sha256", "verify")
+
+
+def test_a_proof_of_fewer_files_than_the_row_has_does_not_raise_it(lab: Lab):
+    by_path_b(lab)
+    entry = lab.data.catalog.entry_of_rec_id(REC)
+    assert entry is not None
+    recording = entry.recording.model_copy(update={"metadata": {**(entry.recording.metadata or {}), "files": 2}})
+    seen = Rows(recording, tuple(row for row in entry.modalities if row.modality != "mic"), ())
+
+    rows = entry.rows
+    assert policies.verified(seen)(rows) is rows
+    assert not lab.data.catalog.record_verification(seen, lab.data.ingest_context().writer)
+    assert policies.verified(rows)(rows).recording.metadata["verification"] == "sha256"  # type: ignore[index]
+
+
+def test_rows_that_were_given_by_hand_keep_saying_nothing():
+    rows = rows_of(None)
+
+    assert policies.ingest(rows_of("size"), overwrite=False)(rows) is rows
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "both"),
+    [("sha256", "size", "size"), ("size", "sha256", "size"), ("sha256", "sha256", "sha256")],
+)
+def test_halves_that_know_nothing_of_each_other_have_the_lower_level_together(first: str, second: str, both: str):
+    rows = policies.ingest(rows_of(second, "motor"), overwrite=False)(rows_of(first, "mantis"))
+
+    assert (rows.recording.metadata or {})["nodes"] == ["mantis", "motor"]
+    assert (rows.recording.metadata or {})["verification"] == both
+
+
+def rows_of(level: str | None, node: str = "mantis") -> Rows:
+    metadata = {"nodes": [node], "files": 1} | ({"verification": level} if level else {})
+    fields = {"recording_hash": "ab" * 32, "start_time": "2026-05-20T19:56:28Z", "duration": 60, "metadata": metadata}
+    camera = {"recording_hash": "ab" * 32, "modality": "camera", "worker_id": "a", "format": "raw_video", "bytes": 5}
+    return Rows(RecordingRow.model_validate(fields), (ModalityRow.model_validate(camera),), ())
+
+
+def test_the_command_asks_before_it_notes_and_can_only_look(ursa: Command, lab: Lab):
+    by_path_b(lab)
+    before = lab.everything()
+
+    assert ursa("verify", REC) == f"{REC}: ok, 3 files by size\n"
+    assert "--yes" in ursa("verify", REC, "--deep", code=2)
+    ursa("verify", REC, "--deep", typed="n", code=3)
+    assert ursa("verify", REC, "--deep", "--no-record") == f"{REC}: ok, 3 files by sha256\n"
+    assert lab.everything() == before
+
+    assert ursa("verify", REC, "--deep", "--yes") == f"{REC}: ok, 3 files by sha256, noted in the row\n"
+    assert ursa("verify", REC, "--deep", "--yes") == f"{REC}: ok, 3 files by sha256\n"
+    assert level(lab) == "sha256"

@@ -1,0 +1,141 @@
+"""The bytes of a recording's segments: sent, or proved to be there (DESIGN section 5, rules 1 to 3 and 5)."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from ursa_pipelines.errors import ContentMismatch, ObjectConflict, ObjectExists, SourceChanged, StoreUnavailable
+from ursa_pipelines.ingest.context import IngestContext, Watch
+from ursa_pipelines.ingest.discover import mismatch
+from ursa_pipelines.ingest.reconstruct_manifest import Recording
+from ursa_pipelines.objects.keys import raw_key
+from ursa_pipelines.objects.proof import require_same_bytes
+from ursa_pipelines.objects.store import ObjectInfo
+from ursa_pipelines.objects.upload import Outgoing, Uploader
+from ursa_pipelines.recordings.inventory import Inventory
+from ursa_pipelines.recordings.merge import MergedFile
+
+
+def place_segments(
+    context: IngestContext, recording: Recording, inventory: Inventory, watch: Watch, sent: dict[str, int]
+) -> dict[str, ObjectInfo]:
+    """Sends what the bucket lacks and proves the rest; what is stored, by path.
+
+    `sent` gets the bytes that were sent, by path. Raises `ContentMismatch`, which names every damaged file, after all
+    others were sent: the operator learns of them at once, and once these are mended the rest is in place.
+    """
+    rec_id = recording.discovery.rec_id
+    uploader = Uploader(context.raw, context.catalog.assets, rec_id, context.transfers, watch.check_stop, watch.sent)
+    placing = _Placing(context, recording, watch, uploader, sent)
+    outgoing = [
+        Outgoing(inventory, file, raw_key(rec_id, path), recording.merged.files[path].sha256 or "")
+        for path, file in inventory.files.items()
+    ]
+    placed = uploader.send_all(outgoing, placing.place)
+    if placing.damaged:
+        first, *others = sorted(placing.damaged)
+        more = f"; damaged too: {', '.join(others)}" if others else ""
+        raise ContentMismatch(f"{placing.damaged[first]}{more}", recording=rec_id, place=first)
+    return placed
+
+
+@dataclass
+class _Placing:
+    """Places one file after another, from several threads. `damaged` are those that are not what is attested."""
+
+    context: IngestContext
+    recording: Recording
+    watch: Watch
+    uploader: Uploader
+    sent: dict[str, int]
+    damaged: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._stored = self.recording.discovery.stored
+        self._hashed_here = {file.path for file in self.recording.discovery.unattested}
+
+    def place(self, outgoing: Outgoing) -> ObjectInfo | None:
+        path = outgoing.file.path
+        if path in self._stored.objects:
+            return self._prove(outgoing, self._stored.objects[path])
+        try:
+            done = self.uploader.send(outgoing)
+        except ContentMismatch as error:
+            self._note_damage(outgoing, error.problem)
+            return None
+        except ObjectExists:
+            there = self.context.raw.head(outgoing.key)
+            if there is None:
+                raise StoreUnavailable("the upload was lost", recording=self._stored.rec_id, place=path) from None
+            return self._prove(outgoing, there)
+        self.sent[path] = done.bytes_sent
+        self.watch.done(path, outgoing.file.size)
+        return done.info
+
+    def _prove(self, outgoing: Outgoing, info: ObjectInfo) -> ObjectInfo:
+        try:
+            require_same_bytes(
+                self.context.raw,
+                info,
+                rec_id=self._stored.rec_id,
+                path=outgoing.file.path,
+                size=outgoing.file.size,
+                sha256=outgoing.sha256,
+                marker=self._stored.marker,
+                source=(outgoing.inventory, outgoing.file),
+                watchdog=self.uploader.watchdog,
+                check_stop=self.watch.check_stop,
+            )
+        except (ContentMismatch, ObjectConflict):
+            self._forget_digest(outgoing)
+            raise
+        self.watch.done(outgoing.file.path, outgoing.file.size)
+        return info
+
+    def _note_damage(self, outgoing: Outgoing, problem: str) -> None:
+        rec_id, path = self._stored.rec_id, outgoing.file.path
+        if self._forget_digest(outgoing):
+            # No manifest says what it should be: it is not damaged, but another file than the one that was hashed.
+            raise SourceChanged(problem, recording=rec_id, place=path) from None
+        found = mismatch(self.context, outgoing.file, rec_id, problem)
+        if not isinstance(found, ContentMismatch):
+            raise found from None
+        self.damaged[path] = problem
+
+    def _forget_digest(self, outgoing: Outgoing) -> bool:
+        """Whether the file's digest is one that was computed here; then it is computed anew the next time."""
+        if outgoing.file.path not in self._hashed_here:
+            return False
+        if self.context.digests:
+            self.context.digests.forget(outgoing.inventory, outgoing.file)
+        return True
+
+
+def prove_elsewhere(
+    context: IngestContext, recording: Recording, placed: dict[str, ObjectInfo], watch: Watch
+) -> dict[str, ObjectInfo]:
+    """Proves the listed files that are not in this directory but in the bucket: another node's, or sent before."""
+    stored = recording.discovery.stored
+    elsewhere = [
+        file
+        for path, file in recording.merged.files.items()
+        if path not in placed and path not in recording.discovery.absent
+    ]
+
+    def prove(file: MergedFile) -> tuple[str, ObjectInfo]:
+        info = stored.objects[file.path]
+        require_same_bytes(
+            context.raw,
+            info,
+            rec_id=stored.rec_id,
+            path=file.path,
+            size=file.size_bytes,
+            sha256=file.sha256 or "",
+            marker=stored.marker,
+            check_stop=watch.check_stop,
+        )
+        return file.path, info
+
+    with ThreadPoolExecutor(context.transfers.limits.workers, thread_name_prefix="prove") as pool:
+        return dict(pool.map(prove, elsewhere))
