@@ -54,7 +54,7 @@ def _rebuild(cls: type[UrsaError], problem: str, state: dict) -> UrsaError:
 class Retryable(UrsaError):
     """Nothing is wrong with the recording; the same call may succeed later."""
 
-    remedy = "Run it again; finished files are not sent twice."
+    remedy = "Run it again; what is stored is not sent again."
 
 
 # What is wrong with a recording or its manifest
@@ -150,13 +150,13 @@ class SourceUnavailable(Retryable):
 class StoreUnavailable(Retryable):
     """The object store did not answer, or answered that it is overloaded."""
 
-    remedy = "Check the network; run it again, finished files are not sent twice."
+    remedy = "Check the network; run it again, what is stored is not sent again."
 
 
 class UploadInterrupted(Retryable):
     """A stop was asked for. Nothing was registered."""
 
-    remedy = "Run it again; finished files are not sent twice."
+    remedy = "Run it again; what is stored is not sent again."
 
 
 # Objects

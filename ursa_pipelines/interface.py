@@ -205,9 +205,7 @@ class DataInterface:
         uploads = UnfinishedUploads(self._bucket("raw_rw"), self._bucket("assets_rw"))
         before = datetime.now(UTC) - idle
         orphaned = [one for one in uploads.survey() if one.idle_since is None or one.idle_since <= before]
-        for one in orphaned:
-            uploads.remove(one)
-        return orphaned
+        return [one for one in orphaned if uploads.remove(one)]
 
     def set_bandwidth(self, timetable: str | None) -> None:
         """Caps the uploads of this host, running ones too, such as "08:00-19:00 5MB/s, 25MB/s" (local time).

@@ -59,6 +59,9 @@ class Seen:
 class Fault:
     """What happens before a request reaches the store and after the store has answered it. This one: nothing."""
 
+    def begun(self, request: str) -> None:
+        """Before the body is read."""
+
     def before(self, request: str) -> None: ...
 
     def altered(self, request: str, headers: Headers, body: bytes) -> tuple[Headers, bytes]:
@@ -117,6 +120,17 @@ class LoseAnswer(_Nth):
     def after(self, request: str) -> None:
         if self.is_it(request):
             self.lost = True
+            raise ConnectionDropped
+
+
+class BreakOff(_Nth):
+    """Drops the connection while the body of the request is on its way."""
+
+    broken = False
+
+    def begun(self, request: str) -> None:
+        if self.is_it(request):
+            self.broken = True
             raise ConnectionDropped
 
 
@@ -228,9 +242,14 @@ class _Handler(BaseHTTPRequestHandler):
         return
 
     def _pass_on(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         request = f"{self.command} {self.path}"
         fault = self.server.fault
+        try:
+            fault.begun(request)
+        except ConnectionDropped:
+            self.close_connection = True
+            return
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.count(+1)
         try:
             fault.before(request)

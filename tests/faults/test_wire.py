@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import re
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,7 +82,7 @@ def test_fault_62_requests_have_the_headers_they_are_known_to_have(seen: list[Se
 def test_fault_62_no_request_has_a_shape_that_is_refused(seen: list[Seen]):
     for one in seen:
         assert not {"transfer-encoding", "content-encoding", "expect", "x-amz-trailer"} & set(one.headers), one
-        assert re.fullmatch("UNSIGNED-PAYLOAD|[0-9a-f]{64}", one.headers["x-amz-content-sha256"]), one
+        assert one.headers["x-amz-content-sha256"] in {"UNSIGNED-PAYLOAD", one.body_sha256.hex()}, one
         if one.matches("^(PUT|POST) "):
             assert one.headers["content-length"].isdigit(), one
         # The signed SHA-256 of a body together with its MD5 is reported to hang.

@@ -313,17 +313,19 @@ def test_rows_that_were_given_by_hand_keep_saying_nothing():
     [("sha256", "size", "size"), ("size", "sha256", "size"), ("sha256", "sha256", "sha256")],
 )
 def test_halves_that_know_nothing_of_each_other_have_the_lower_level_together(first: str, second: str, both: str):
-    rows = policies.ingest(rows_of(second, "motor"), overwrite=False)(rows_of(first, "mantis"))
+    rows = policies.ingest(rows_of(second, "motor", 2), overwrite=False)(rows_of(first, "mantis", 1))
 
     assert (rows.recording.metadata or {})["nodes"] == ["mantis", "motor"]
     assert (rows.recording.metadata or {})["verification"] == both
 
 
-def rows_of(level: str | None, node: str = "mantis") -> Rows:
-    metadata = {"nodes": [node], "files": 1} | ({"verification": level} if level else {})
-    fields = {"recording_hash": "ab" * 32, "start_time": "2026-05-20T19:56:28Z", "duration": 60, "metadata": metadata}
-    camera = {"recording_hash": "ab" * 32, "modality": "camera", "worker_id": "a", "format": "raw_video", "bytes": 5}
-    return Rows(RecordingRow.model_validate(fields), (ModalityRow.model_validate(camera),), ())
+def rows_of(level: str | None, node: str = "mantis", segments: int = 1) -> Rows:
+    """A recording of one worker, of whose segments this node has some."""
+    metadata = {"nodes": [node], "files": segments} | ({"verification": level} if level else {})
+    recording_hash = "ab" * 32
+    recording = {"recording_hash": recording_hash, "start_time": "2026-05-20T19:56:28Z", "duration": 60}
+    mic = {"recording_hash": recording_hash, "modality": "mic", "format": "raw_audio", "segment_count": segments}
+    return Rows(RecordingRow.model_validate(recording | {"metadata": metadata}), (ModalityRow.model_validate(mic),), ())
 
 
 def test_the_command_asks_before_it_notes_and_can_only_look(ursa: Command, lab: Lab):

@@ -223,7 +223,8 @@ def test_a_large_stream_has_the_digest_of_all_its_bytes_and_tells_of_each(target
     _put_by_a_rig(target, content)
 
     assert streamed_digest(target.bucket, target.key, on_bytes=told.append) == _sha256(content)
-    assert (sum(told), len(told)) == (THREE_REQUESTS, 3)
+    assert sum(told) == THREE_REQUESTS
+    assert len(told) > 3
 
 
 def test_the_bytes_decide_in_a_deep_verification_whatever_is_said_of_them(target: Target):

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -212,6 +213,42 @@ def test_a_record_that_cannot_be_removed_does_not_fail_a_finished_upload(desk: D
     assert left.idle_since is None
     desk.unfinished.remove(left)
     _require_sound(desk, one)
+
+
+def test_only_an_uploads_own_record_goes_with_it(desk: Desk):
+    (one,) = desk.outgoing(FILES)
+    earlier = desk.unfinished.open(one.key, size=SIZE, sha256="0" * 64, part_size=PART_SIZE)
+    desk.unfinished.open(one.key, size=SIZE, sha256=one.sha256, part_size=PART_SIZE)
+
+    desk.unfinished.abandon(earlier)
+
+    (goes_on,) = desk.unfinished.survey()
+    assert goes_on.record.sha256 == one.sha256
+    desk.unfinished.remove(goes_on)
+    desk.require_nothing_left()
+
+
+def test_an_upload_that_goes_on_by_now_is_not_removed(desk: Desk):
+    (one,) = desk.outgoing(FILES)
+    _interrupt(desk, one, after_parts=1)
+    (seen,) = desk.unfinished.survey()
+    assert seen.idle_since is not None
+    seen_before_that_part = replace(seen, idle_since=seen.idle_since - timedelta(seconds=1))
+
+    assert not desk.unfinished.remove(seen_before_that_part)
+    assert desk.unfinished.remove(seen)
+
+    desk.require_nothing_left()
+
+
+def test_no_upload_is_begun_of_an_object_that_is_there(desk: Desk, proxied: Bucket, proxy: Proxy):
+    (one,) = desk.outgoing(FILES)
+    desk.put_as_a_rig(PATH, FILES[PATH])
+
+    with pytest.raises(ObjectExists):
+        _resuming(replace(desk, bucket=proxied)).send(one)
+
+    assert not any(seen.matches("^POST .*\\?uploads") for seen in proxy.seen)
 
 
 def test_a_survey_tells_who_began_an_upload_and_how_much_is_stored(desk: Desk):

@@ -221,6 +221,16 @@ def test_the_environment_does_not_decide_which_store_is_used_or_how(
     assert bucket.get(f"{rec_id}/single")[0] == b"single"
 
 
+def test_a_credential_is_renewed_once_for_all_that_were_refused():
+    fetched = []
+    endpoint = Endpoint("http://127.0.0.1:9", "auto", _canaries, lambda: not fetched.append(True) and len(fetched) == 1)
+    bucket = Bucket("bucket", endpoint)
+
+    assert [bucket.renew(0), bucket.renew(0)] == [True, True]
+    assert fetched == [True]
+    assert not bucket.renew(1)
+
+
 def test_a_bucket_shows_its_name_and_nothing_of_its_credential():
     bucket = Bucket("bucket", Endpoint("http://127.0.0.1:9", "auto", _canaries))
 

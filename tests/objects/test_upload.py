@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.proxy import Proxy, Refuse
+from tests.faults.proxy import BreakOff, Proxy, Refuse
 from tests.lab import Lab
 from tests.objects.desk import MIB, PART_SIZE, Desk, content_of
 from tests.recordings_on_disk import write_recording
@@ -26,7 +26,7 @@ from ursa_pipelines.errors import (
     UrsaError,
 )
 from ursa_pipelines.objects.store import Bucket
-from ursa_pipelines.objects.transfers import TransferLimits
+from ursa_pipelines.objects.transfers import Buffers, TransferLimits
 from ursa_pipelines.objects.upload import Outgoing, Uploader
 
 REC = "rec_20260520_195628_b1dd"
@@ -289,6 +289,53 @@ def test_an_error_is_not_hidden_by_an_upload_that_cannot_be_aborted(desk: Desk, 
 
     with pytest.raises(ContentMismatch):
         replace(desk, bucket=proxied).uploader().send(one)
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "request_"),
+    [(SMALL, 1000, "^PUT .*/mic/"), (SMALL, MIB, "^PUT .*/mic/"), (LARGE, THREE_PARTS, "^PUT .*partNumber=2")],
+    ids=["tiny", "single", "part"],
+)
+def test_fault_53_a_connection_that_breaks_within_a_body_is_tried_again(
+    desk: Desk, proxied: Bucket, proxy: Proxy, path: str, size: int, request_: str
+):
+    (one,) = desk.outgoing({path: content_of(size)})
+    fault = proxy.fault = BreakOff(request_)
+
+    replace(desk, bucket=proxied).uploader().send(one)
+
+    assert fault.broken
+    assert desk.bucket.get(one.key)[0] == content_of(size)
+
+
+def test_an_error_of_the_callers_own_passes_through_the_http_client_as_it_is(desk: Desk):
+    (one,) = desk.outgoing({LARGE: content_of(THREE_PARTS)})
+
+    def on_bytes(path: str, count: int) -> None:
+        raise BrokenPipeError("the caller's pipe")
+
+    with pytest.raises(BrokenPipeError, match="the caller's pipe"):
+        desk.uploader(on_bytes=on_bytes).send(one)
+
+    desk.require_nothing_left()
+
+
+def test_the_memory_of_uploads_is_shared_and_used_again():
+    buffers = Buffers(limit=10 * MIB)
+    first, second = (buffers.take(5 * MIB, lambda: None, to_keep=True) for _ in range(2))
+    buffers.give_back(first)
+
+    assert buffers.take(5 * MIB, lambda: None, to_keep=True) is first
+
+    def stop() -> None:
+        raise UploadInterrupted("there is no room")
+
+    with pytest.raises(UploadInterrupted):
+        buffers.take(1, stop)
+    buffers.write_off(second)
+    assert len(buffers.take(3 * MIB, stop)) == 3 * MIB
+    buffers.give_back(second)
+    assert buffers.take(2 * MIB, stop) is not second
 
 
 def test_an_empty_recording_needs_no_request():

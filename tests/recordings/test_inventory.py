@@ -26,7 +26,14 @@ from ursa_pipelines.errors import (
     SourceUnavailable,
     UrsaError,
 )
-from ursa_pipelines.recordings.inventory import Inventory, SourceFile, open_source, read_source, take_inventory
+from ursa_pipelines.recordings.inventory import (
+    Inventory,
+    SourceFile,
+    open_source,
+    read_source,
+    reading_source,
+    take_inventory,
+)
 
 REC = "rec_20260520_195628_b1dd"
 FILES = {"camera_a/seg_0000.mp4": b"video" * 100, "camera_a/seg_0001.mp4": b"more", "mic/seg_0000.wav": b"audio"}
@@ -228,7 +235,11 @@ def test_an_error_while_reading_goes_before_the_comparison_after_it(directory: P
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ENOTCONN], ids=errno.errorcode.get)
 def test_fault_9_a_drive_that_fails_while_a_file_is_read_is_unavailable(directory: Path, code: int) -> None:
     inventory = take_inventory(directory)
-    with pytest.raises(SourceUnavailable) as caught, open_source(inventory, listed(inventory)):
+    with (
+        pytest.raises(SourceUnavailable) as caught,
+        open_source(inventory, listed(inventory)),
+        reading_source(REC, SEGMENT),
+    ):
         raise OSError(code, os.strerror(code))
     assert caught.value.place == SEGMENT
     assert "the drive failed" in str(caught.value)

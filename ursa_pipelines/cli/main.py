@@ -49,7 +49,7 @@ def main() -> None:
     except SystemExit as end:
         # Typer turns Ctrl-C into this exit code, without a word.
         if end.code == EXIT_INTERRUPTED:
-            typer.secho("Interrupted. Run it again to go on; nothing is sent twice.", err=True)
+            typer.secho("Interrupted. Run it again to go on; what is stored is not sent again.", err=True)
         raise
 
 

@@ -201,7 +201,7 @@ class Batch:
             found = discover_in_bucket(self.context, rec_id)
             require_manifest(found)
             work.discovery = discovery = replace(found, path="C+B")
-        return complete_manifest(self.context, discovery, work.digests)
+        return complete_manifest(self.context, discovery, work.digests, watch.check_stop)
 
     def _describe(self, item: BatchItem) -> BatchItem:
         works = self._works.get(item.rec_id, [])

@@ -65,7 +65,10 @@ class Watch:
         self._begun: dict[str, int] = {}
 
     def expect(self, *, files: int, total_bytes: int) -> None:
-        """Sets what 100 % is."""
+        """Sets what 100 % is, and that nothing is done yet."""
+        with self._lock:
+            self._bytes = self._files = 0
+            self._begun.clear()
         self._files_total, self._bytes_total = files, total_bytes
 
     def sent(self, path: str, count: int) -> None:

@@ -57,7 +57,7 @@ def ingest_from_bucket(
 
 def _finish(context: IngestContext, discovery: Discovery, watch: Watch, *, overwrite: bool) -> IngestResult:
     digests = hash_unattested(context, discovery, watch)
-    recording = complete_manifest(context, discovery, digests)
+    recording = complete_manifest(context, discovery, digests, watch.check_stop)
     uploaded = upload(context, recording, watch)
     result = register(context, uploaded, overwrite=overwrite)
     logger.info(

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import math
+import threading
 from dataclasses import dataclass, field
 
-from ursa_pipelines.errors import ContentMismatch, ObjectConflict, ObjectExists, SourceChanged, StoreUnavailable
+from ursa_pipelines.errors import (
+    ContentMismatch,
+    ObjectConflict,
+    ObjectExists,
+    SourceChanged,
+    StoreUnavailable,
+    UploadInterrupted,
+)
 from ursa_pipelines.ingest.context import IngestContext, Watch
 from ursa_pipelines.ingest.discover import mismatch
 from ursa_pipelines.ingest.reconstruct_manifest import Recording
 from ursa_pipelines.objects.keys import raw_key
 from ursa_pipelines.objects.proof import require_same_bytes
+from ursa_pipelines.objects.reading import DaemonExecutor, Watchdog, gather
 from ursa_pipelines.objects.store import ObjectInfo
 from ursa_pipelines.objects.upload import Outgoing, Uploader
 from ursa_pipelines.recordings.inventory import Inventory
@@ -85,9 +94,13 @@ class _Placing:
                 marker=self._stored.marker,
                 source=(outgoing.inventory, outgoing.file),
                 watchdog=self.uploader.watchdog,
-                check_stop=self.watch.check_stop,
+                check_stop=self.uploader.check,
             )
-        except (ContentMismatch, ObjectConflict):
+        except ContentMismatch as error:
+            if self._forget_digest(outgoing):
+                raise _changed(outgoing, error.problem) from None
+            raise
+        except ObjectConflict:
             self._forget_digest(outgoing)
             raise
         self.watch.done(outgoing.file.path, outgoing.file.size)
@@ -96,8 +109,7 @@ class _Placing:
     def _note_damage(self, outgoing: Outgoing, problem: str) -> None:
         rec_id, path = self._stored.rec_id, outgoing.file.path
         if self._forget_digest(outgoing):
-            # No manifest says what it should be: it is not damaged, but another file than the one that was hashed.
-            raise SourceChanged(problem, recording=rec_id, place=path) from None
+            raise _changed(outgoing, problem) from None
         found = mismatch(self.context, outgoing.file, rec_id, problem)
         if not isinstance(found, ContentMismatch):
             raise found from None
@@ -123,6 +135,13 @@ def prove_elsewhere(
         if path not in placed and path not in recording.discovery.absent
     ]
 
+    stop = threading.Event()
+
+    def check_stop() -> None:
+        if stop.is_set():
+            raise UploadInterrupted("another file of this recording failed", recording=stored.rec_id)
+        watch.check_stop()
+
     def prove(file: MergedFile) -> tuple[str, ObjectInfo]:
         info = stored.objects[file.path]
         require_same_bytes(
@@ -133,9 +152,15 @@ def prove_elsewhere(
             size=file.size_bytes,
             sha256=file.sha256 or "",
             marker=stored.marker,
-            check_stop=watch.check_stop,
+            check_stop=check_stop,
         )
         return file.path, info
 
-    with ThreadPoolExecutor(context.transfers.limits.workers, thread_name_prefix="prove") as pool:
-        return dict(pool.map(prove, elsewhere))
+    with DaemonExecutor(context.transfers.limits.workers, "prove") as pool:
+        proofs = [pool.submit(prove, file) for file in elsewhere]
+        return dict(gather(proofs, Watchdog(stored.rec_id, math.inf), stop, watch.check_stop))
+
+
+def _changed(outgoing: Outgoing, problem: str) -> SourceChanged:
+    """For a file that no manifest attests: it is not damaged, but another one than was hashed."""
+    return SourceChanged(problem, recording=outgoing.inventory.rec_id, place=outgoing.file.path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from ursa_pipelines.errors import (
@@ -50,32 +50,35 @@ def upload(context: IngestContext, recording: Recording, watch: Watch) -> Upload
     its manifest attests, `UploadInterrupted` on a stop, `StoreDenied` when a credential that was fetched again is
     refused too. Until the last file is there no manifest is written.
     """
+    buckets, sent = (context.raw, context.catalog.assets), dict[str, int]()
+    before = [bucket.renewals for bucket in buckets]
     try:
-        return _upload(context, recording, watch)
+        return _upload(context, recording, watch, sent)
     except ClockWrong:
         raise
     except StoreDenied:
-        # It may have expired on the way.
-        renewed = [bucket.renew() for bucket in (context.raw, context.catalog.assets)]
+        # The credential may have expired on the way.
+        renewed = [bucket.renew(since) for bucket, since in zip(buckets, before, strict=True)]
         if not any(renewed):
             raise
-        return _upload(context, recording, watch)
+        recording = replace(recording, discovery=look_again(context, recording.discovery))
+        return _upload(context, recording, watch, sent)
 
 
-def _upload(context: IngestContext, recording: Recording, watch: Watch) -> Uploaded:
+def _upload(context: IngestContext, recording: Recording, watch: Watch, sent: dict[str, int]) -> Uploaded:
     discovery, inventory = recording.discovery, recording.discovery.inventory
     if inventory is None:
         present = tuple(path for path in recording.merged.files if path not in discovery.absent)
         return Uploaded(recording, 0, len(present), 0, present, "size")
     watch.expect(files=len(inventory.files), total_bytes=inventory.total_bytes)
-    sent: dict[str, int] = {}
     placed = place_segments(context, recording, inventory, watch, sent)
     placed |= prove_elsewhere(context, recording, placed, watch)
     watch.check_stop()
     _store_participants(context, recording, inventory)
     stored_as = {_store_manifest(context, discovery.stored, manifest) for manifest in recording.to_store} - {None}
     if (stored_as or discovery.absent) and _other_half_came(context, recording, stored_as):
-        recording = complete_manifest(context, look_again(context, discovery), _digests_of(recording, inventory))
+        digests = _digests_of(recording, inventory)
+        recording = complete_manifest(context, look_again(context, discovery), digests, watch.check_stop)
         placed |= prove_elsewhere(context, recording, placed, watch)
     if not recording.discovery.absent:
         _mark_complete(context, recording, placed)

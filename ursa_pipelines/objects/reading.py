@@ -10,19 +10,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
-from contextlib import contextmanager
+from concurrent.futures import Executor, Future, wait
+from contextlib import contextmanager, suppress
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, BinaryIO, TypeVar
 
 from ursa_pipelines.errors import SourceUnavailable
-from ursa_pipelines.recordings.inventory import Inventory, SourceFile, open_source
+from ursa_pipelines.recordings.inventory import Inventory, SourceFile, open_source, reading_source
 
 _T = TypeVar("_T")
 
 _LOOK_SECONDS = 0.25
-_PATIENCE_AFTER_A_STOP = 1.0
+_PATIENCE_AFTER_A_STOP = 5.0
 
 
 class DaemonExecutor(Executor):
@@ -70,10 +70,12 @@ class Watchdog:
         self._since: dict[int, tuple[float, str]] = {}
 
     def watched(self, path: str, call: Callable[[], _T]) -> _T:
+        """The result of a call that touches the file of this path; what the drive raises is named."""
         thread = threading.get_ident()
         self._since[thread] = (time.monotonic(), path)
         try:
-            return call()
+            with reading_source(self._rec_id, path):
+                return call()
         finally:
             del self._since[thread]
 
@@ -140,25 +142,29 @@ def gather(
 ) -> list[_T]:
     """The results, in order. The first error, a call that hangs, and a stop set `stop` and are raised.
 
-    Before it is raised, what is under way gets the time to end, except reads that do not.
+    Before it is raised, what is under way gets a few seconds to end; a read that hangs, or an answer that does not
+    come, is left behind.
     """
+    ended: SimpleQueue[Future[_T]] = SimpleQueue()
+    for future in futures:
+        future.add_done_callback(ended.put)
+    left, look_again = len(futures), time.monotonic() + _LOOK_SECONDS
     try:
-        pending = set(futures)
-        while pending:
-            done, pending = wait(pending, timeout=_LOOK_SECONDS, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-            watchdog.check()
-            check_stop()
+        while left:
+            with suppress(Empty):
+                ended.get(timeout=_LOOK_SECONDS).result()
+                left -= 1
+            if time.monotonic() >= look_again:
+                look_again = time.monotonic() + _LOOK_SECONDS
+                watchdog.check()
+                check_stop()
         return [future.result() for future in futures]
     except BaseException:
         stop.set()
-        for future in futures:
-            future.cancel()
-        while running := [future for future in futures if not future.done()]:
-            if watchdog.hanging(_PATIENCE_AFTER_A_STOP) >= len(running):
-                break
-            wait(running, timeout=_LOOK_SECONDS)
+        running = [future for future in futures if not future.cancel()]
+        give_up = time.monotonic() + _PATIENCE_AFTER_A_STOP
+        while running and time.monotonic() < give_up and watchdog.hanging(_LOOK_SECONDS) < len(running):
+            running = list(wait(running, timeout=_LOOK_SECONDS).not_done)
         raise
 
 

@@ -1,8 +1,8 @@
 """One bucket behind one credential, with the few calls that recordings and catalog need.
 
 Every write is conditional: `create` (If-None-Match: *) or `replace` (If-Match: ETag); nothing here deletes or
-overwrites a raw object (DESIGN section 5, rule 1). Single requests go through obstore's synchronous API; files
-too large for one request go through boto3, because obstore offers no create-only multipart upload.
+overwrites a raw object (DESIGN section 5, rule 1). Single requests go through obstore's synchronous API; boto3 opens
+and ends multipart uploads, because obstore offers no create-only one; what is sent in chunks goes over `wire`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ _RETRIES = 6
 _RETRY_SECONDS = 60
 _REQUEST_SECONDS = 300
 _CONNECT_SECONDS = 10
+_CONTROL_SECONDS = 120
+_CONTROL_ATTEMPTS = 4
 _STATUS = re.compile(r"status code: ([0-9]{3})")
 _NOT_FROM_ENVIRONMENT = {
     "profile": (None, None, None, None),
@@ -37,6 +40,7 @@ _NOT_FROM_ENVIRONMENT = {
 }
 """For botocore: a profile or file that the user's environment names for other tools is passed over."""
 _STREAM_BYTES = 8 * 1024 * 1024
+_CHUNK_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,8 @@ class Bucket:
 
     def __init__(self, name: str, endpoint: Endpoint) -> None:
         self.name = name
-        self._endpoint = endpoint
+        self.renewals = 0
+        self._endpoint, self._renewing = endpoint, threading.Lock()
 
     def __repr__(self) -> str:
         return f"Bucket({self.name!r})"
@@ -114,13 +119,15 @@ class Bucket:
         options: obstore.GetOptions = {}
         for start in range(0, size, _STREAM_BYTES):
             end = min(start + _STREAM_BYTES, size)
+            left = end - start
             with self._speaking_of(key):
                 answer = obstore.get(self._store, key, options={**options, "range": (start, end)})
                 options = {"if_match": answer.meta["e_tag"]}
-                chunk = memoryview(answer.bytes())
-            if answer.meta["size"] != size or len(chunk) != end - start:
+                for chunk in answer.stream(min_chunk_size=_CHUNK_BYTES):
+                    left -= len(chunk)
+                    yield memoryview(chunk)
+            if answer.meta["size"] != size or left:
                 raise StoreUnavailable("the object changed, or the answer was cut short", place=f"{self.name}/{key}")
-            yield chunk
 
     def head(self, key: str) -> ObjectInfo | None:
         """Size, ETag and stated SHA-256 of an object, or None if there is none."""
@@ -183,13 +190,17 @@ class Bucket:
             raise ValueError(f"{key!r} is no record of an upload")
         self.wire.delete(key)
 
-    def renew(self) -> bool:
-        """Fetches the credential again; True if it is another one, with which a refused request may succeed."""
-        if not self._endpoint.renew():
-            return False
-        for made_with_the_old_one in ("wire", "multipart_client", "_store"):
-            self.__dict__.pop(made_with_the_old_one, None)
-        return True
+    def renew(self, since: int) -> bool:
+        """Fetches the credential again, unless somebody has done so since `renewals` was `since`.
+
+        True if it is another one now, with which a refused request may succeed.
+        """
+        with self._renewing:
+            if self.renewals == since and self._endpoint.renew():
+                self.renewals += 1
+                for made_with_the_old_one in ("wire", "multipart_client", "_store"):
+                    self.__dict__.pop(made_with_the_old_one, None)
+            return self.renewals != since
 
     @cached_property
     def wire(self) -> Wire:
@@ -198,7 +209,7 @@ class Bucket:
 
     @cached_property
     def multipart_client(self) -> Any:
-        """A boto3 client for multipart uploads, set up as R2 needs it (studies: transfer, traps T1, T2, T4)."""
+        """A boto3 client to open, list and end multipart uploads (studies: transfer, traps T1, T2, T4)."""
         import boto3
         from botocore.config import Config
         from botocore.session import Session
@@ -218,10 +229,9 @@ class Bucket:
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
                 s3={"payload_signing_enabled": False, "addressing_style": "path"},
-                retries={"mode": "standard", "max_attempts": _RETRIES},
+                retries={"mode": "standard", "max_attempts": _CONTROL_ATTEMPTS},
                 connect_timeout=_CONNECT_SECONDS,
-                read_timeout=_REQUEST_SECONDS,
-                max_pool_connections=32,
+                read_timeout=_CONTROL_SECONDS,
             ),
         )
 

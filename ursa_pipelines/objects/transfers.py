@@ -1,4 +1,4 @@
-"""What all uploads of a process share: sizes, the memory of parts, and the line."""
+"""What all uploads of a process share: sizes, memory, and the line."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _WAIT_SECONDS = 0.25
 class TransferLimits:
     """How much goes at once. Sizes are bytes, `read_timeout` seconds.
 
-    Files of at most `single_put` go in one request, `workers` at a time; larger ones in parts, whose buffers take
-    `part_buffers` together. Uploads of files above `resume_above` are kept when they are interrupted.
+    Files of at most `single_put` go in one request, `workers` at a time; larger ones in parts. What is on its way of
+    all of them takes `buffers` together. Uploads of files above `resume_above` are kept when they are interrupted.
     """
 
     part_size: int = 16 * 1024 * 1024
     single_put: int = 8 * 1024 * 1024
     workers: int = 8
-    part_buffers: int = 96 * 1024 * 1024
+    buffers: int = 96 * 1024 * 1024
     resume_above: int = 128 * 1024 * 1024
     read_timeout: float = 120.0
 
@@ -38,61 +38,72 @@ class TransferLimits:
 
     @property
     def part_senders(self) -> int:
-        """How many parts of a file go at once: as many as there are buffers."""
-        return max(2, self.part_buffers // self.part_size)
+        """How many parts of a recording's files go at once: as many as there are buffers."""
+        return max(2, self.buffers // self.part_size)
 
 
-class PartBuffers:
-    """Lends buffers that are used again, at most `limit` bytes at once; a larger single one goes alone."""
+class Buffers:
+    """Lends buffers, at most `limit` bytes at once; a larger single one goes alone."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._kept = limit, 0
-        self._lent: dict[int, int] = {}
+        self._lent: dict[int, tuple[int, bool]] = {}
         self._free: dict[int, list[bytearray]] = {}
         self._returned = threading.Condition()
 
-    def take(self, size: int, check_stop: Callable[[], None]) -> bytearray:
-        """A buffer of `size` bytes, as soon as there is room; until then `check_stop` is called and may raise."""
-        with self._returned:
-            while self._lent and sum(self._lent.values()) + size > self._limit:
-                self._returned.wait(_WAIT_SECONDS)
-                check_stop()
-            if self._free.get(size):
-                self._kept -= size
-                buffer = self._free[size].pop()
-            else:
-                if sum(self._lent.values()) + size + self._kept > self._limit:
-                    self._free, self._kept = {}, 0
-                buffer = bytearray(size)
-            self._lent[id(buffer)] = size
-            return buffer
+    def take(self, size: int, check_stop: Callable[[], None], *, to_keep: bool = False) -> bytearray:
+        """A buffer of `size` bytes, as soon as there is room; until then `check_stop` is called and may raise.
+
+        One `to_keep` is used again for the next of its size.
+        """
+        while (buffer := self._take(size, to_keep)) is None:
+            check_stop()
+        return buffer
 
     def give_back(self, buffer: bytearray) -> None:
         """Takes a buffer back; one that was written off stays out of use."""
         with self._returned:
-            size = self._lent.pop(id(buffer), 0)
-            if size and self._kept + sum(self._lent.values()) + size <= self._limit:
+            size, to_keep = self._lent.pop(id(buffer), (0, False))
+            if to_keep and self._kept + self._in_use() + size <= self._limit:
                 self._free.setdefault(size, []).append(buffer)
                 self._kept += size
             self._returned.notify_all()
 
     def write_off(self, buffer: bytearray) -> None:
-        """Counts a buffer no more that a hanging read still holds, and may yet write to."""
+        """Counts a buffer no more that a call left behind still holds, and may yet read or write."""
         with self._returned:
             self._lent.pop(id(buffer), None)
             self._returned.notify_all()
 
+    def _take(self, size: int, to_keep: bool) -> bytearray | None:
+        with self._returned:
+            if self._lent and self._in_use() + size > self._limit:
+                self._returned.wait(_WAIT_SECONDS)
+                return None
+            if to_keep and self._free.get(size):
+                self._kept -= size
+                buffer = self._free[size].pop()
+            else:
+                if self._in_use() + size + self._kept > self._limit:
+                    self._free, self._kept = {}, 0
+                buffer = bytearray(size)
+            self._lent[id(buffer)] = (size, to_keep)
+            return buffer
+
+    def _in_use(self) -> int:
+        return sum(size for size, _ in self._lent.values())
+
 
 @dataclass(frozen=True)
 class Transfers:
-    """Shared by all uploads of a process, so that their number changes neither its memory nor its share of the line."""
+    """Shared by all uploads of a process, so that their number changes neither its memory nor its use of the line."""
 
     limits: TransferLimits = field(default_factory=TransferLimits)
     line: Line = field(default_factory=lambda: Line(_Unlimited(), None))
 
     @cached_property
-    def buffers(self) -> PartBuffers:
-        return PartBuffers(self.limits.part_buffers)
+    def buffers(self) -> Buffers:
+        return Buffers(self.limits.buffers)
 
 
 class _Unlimited:

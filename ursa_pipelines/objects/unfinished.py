@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
@@ -73,8 +74,9 @@ class UnfinishedUploads:
                 joined = self._join(found[0], key, size, sha256)
                 if joined is not None:
                     return joined
-                if self.raw.head(key) is not None:
-                    raise ObjectExists("the key was taken while the file was sent", place=f"{self.raw.name}/{key}")
+            if self.raw.head(key) is not None:
+                self.settle(key)
+                raise ObjectExists("the key was taken while the file was sent", place=f"{self.raw.name}/{key}")
             upload = create_upload(self.raw, key, sha256=sha256, part_size=part_size)
             try:
                 recorded = self._record(upload, size, sha256, found[1] if found else None)
@@ -87,13 +89,21 @@ class UnfinishedUploads:
         raise StoreUnavailable("other ingests keep starting an upload of it", place=f"{self.raw.name}/{key}")
 
     def close(self, upload: MultipartUpload) -> None:
-        """Removes the record of an upload whose object is there, or that was aborted."""
-        self.assets.delete_upload_record(upload_record_key(upload.key))
+        """Removes the record of an upload whose object is there, or that was aborted; another's record stays."""
+        record, _ = self._read(upload_record_key(upload.key)) or (None, "")
+        if record is not None and record.upload_id == upload.upload_id:
+            self.assets.delete_upload_record(upload_record_key(upload.key))
 
     def abandon(self, upload: MultipartUpload) -> None:
         """Ends an upload that must not go on, with its parts and its record."""
         upload.abort()
         self.close(upload)
+
+    def settle(self, key: str) -> None:
+        """Ends what is recorded of a key whose object is there."""
+        record, _ = self._read(upload_record_key(key)) or (None, "")
+        if record is not None and record.key == key:
+            self.abandon(self._upload(record, {}))
 
     def survey(self) -> list[UnfinishedUpload]:
         """Every recorded upload. Nothing is changed; a record that cannot be read is passed over."""
@@ -112,9 +122,15 @@ class UnfinishedUploads:
                 found.append(UnfinishedUpload(record, sum(part.size for part in parts), newest))
         return found
 
-    def remove(self, unfinished: UnfinishedUpload) -> None:
-        """Ends an upload that `survey` found, with its parts and its record."""
-        self.abandon(self._upload(unfinished.record, {}))
+    def remove(self, unfinished: UnfinishedUpload) -> bool:
+        """Ends an upload that `survey` found, with its parts and its record; False if it goes on by now."""
+        upload = self._upload(unfinished.record, {})
+        with suppress(UploadGone):
+            parts = stored_parts(self.raw, upload.key, upload.upload_id).values()
+            if any(part.sent_at > (unfinished.idle_since or part.sent_at) for part in parts):
+                return False
+        self.abandon(upload)
+        return True
 
     def _join(self, record: UploadRecord | None, key: str, size: int, sha256: str) -> MultipartUpload | None:
         if record is None or record.key != key:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -33,6 +33,8 @@ from ursa_pipelines.recordings.inventory import Inventory, SourceFile, require_u
 logger = logging.getLogger("ursa.register.orchestrator")
 
 _TRIES = 3
+_TINY_BYTES = 256 * 1024
+_PATIENCE_SECONDS = 1.0
 _LOOK_SECONDS = 0.25
 
 
@@ -97,10 +99,10 @@ class Uploader:
             try:
                 placed = gather(pending.values(), self.watchdog, self._stop, self.check_stop)
             except BaseException:
-                for held_by_a_hanging_read in list(self._lent.values()):
-                    self.transfers.buffers.write_off(held_by_a_hanging_read)
-                for upload_of_a_hanging_read in list(self._unrecorded.values()):
-                    _unless_it_fails(upload_of_a_hanging_read.abort)
+                for left_behind in list(self._lent.values()):
+                    self._write_off(left_behind)
+                for upload in list(self._unrecorded.values()):
+                    _unless_it_fails(upload.abort)
                 raise
         return {path: info for path, info in zip(pending, placed, strict=True) if info is not None}
 
@@ -118,10 +120,12 @@ class Uploader:
             except UploadGone:
                 # Somebody has completed or aborted it, or it has expired.
                 if self.raw.head(outgoing.key) is not None:
+                    _unless_it_fails(partial(self._unfinished.settle, outgoing.key))
                     raise ObjectExists("the key was taken while the file was sent", place=outgoing.key) from None
         raise StoreUnavailable("its uploads keep vanishing", recording=self.rec_id, place=outgoing.file.path)
 
-    def _check_stop(self) -> None:
+    def check(self) -> None:
+        """Raises `UploadInterrupted` if another file failed, and what `check_stop` raises."""
         if self._stop.is_set():
             raise UploadInterrupted("another file of this recording failed", recording=self.rec_id)
         self.check_stop()
@@ -129,28 +133,37 @@ class Uploader:
     def _sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            self._check_stop()
+            self.check()
             time.sleep(min(left, _LOOK_SECONDS))
 
     def _send_in_one(self, outgoing: Outgoing) -> Sent:
-        self._check_stop()
-        path, size = outgoing.file.path, outgoing.file.size
-        body = bytearray(size + 1)
+        self.check()
+        size = outgoing.file.size
+        if size <= _TINY_BYTES:
+            return self._send_content(outgoing, bytearray(size + 1))
+        buffer = self._lend(size + 1)
+        try:
+            return self._send_content(outgoing, buffer)
+        finally:
+            self._give_back(buffer)
+
+    def _send_content(self, outgoing: Outgoing, buffer: bytearray) -> Sent:
+        path, line = outgoing.file.path, self.transfers.line
         with open_watched(outgoing.inventory, outgoing.file, self.watchdog) as stream:
-            count = fill(stream, body, path, self.watchdog)
-        del body[count:]
-        digest = hashlib.sha256(body)
+            count = fill(stream, buffer, path, self.watchdog)
+        content = memoryview(buffer)[:count]
+        digest = hashlib.sha256(content)
         _require_content(outgoing, count, digest.hexdigest())
-        self._check_stop()
-        line = self.transfers.line
-        if not line.capped:
-            info = self.raw.create(outgoing.key, bytes(body), sha256=outgoing.sha256)
-            self.on_bytes(path, count)
-            return Sent(info, count)
-        take = _taking(line.flow(), self._check_stop)
+        self.check()
+        if count <= _TINY_BYTES and not line.capped:
+            # A connection that breaks off within a body is not tried again there, but below.
+            with suppress(StoreUnavailable):
+                info = self.raw.create(outgoing.key, bytes(content), sha256=outgoing.sha256)
+                self.on_bytes(path, count)
+                return Sent(info, count)
         answer = self.raw.wire.put(
             outgoing.key,
-            Outflow(body, take, partial(self.on_bytes, path)),
+            Outflow(content, _taking(line.flow(), self.check), partial(self.on_bytes, path)),
             headers={
                 "if-none-match": "*",
                 "x-amz-meta-sha256": outgoing.sha256,
@@ -173,7 +186,7 @@ class Uploader:
             _unless_it_fails(upload.abort)
             raise
         finally:
-            del self._unrecorded[outgoing.key]
+            self._unrecorded.pop(outgoing.key, None)
 
     def _send_resumably(self, outgoing: Outgoing, part_size: int) -> Sent:
         upload = self._unfinished.open(
@@ -189,19 +202,22 @@ class Uploader:
 
     def _complete(self, outgoing: Outgoing, upload: MultipartUpload) -> Sent:
         bytes_sent = self._place_parts(outgoing, upload)
-        self._check_stop()
+        self.check()
         return Sent(upload.complete(), bytes_sent)
 
     def _place_parts(self, outgoing: Outgoing, upload: MultipartUpload) -> int:
-        """Reads, hashes and sends at once: while a part is read, those before it are hashed and sent."""
-        file, state, size = outgoing.file, hashlib.sha256(), 0
-        jobs: list[Future[int]] = []
+        """Reads, hashes and sends at once: while a part is read, those before it are hashed and sent.
+
+        Returns how many bytes had to be sent.
+        """
+        file, state, size, number, bytes_sent = outgoing.file, hashlib.sha256(), 0, 0, 0
+        jobs: dict[Future[int], bytearray] = {}
         ended, flow = threading.Event(), self.transfers.line.flow()
 
         def check_stop() -> None:
             if ended.is_set():
                 raise UploadInterrupted("it failed", recording=self.rec_id, place=file.path)
-            self._check_stop()
+            self.check()
 
         with (
             DaemonExecutor(1, "hash-part") as hasher,
@@ -209,30 +225,33 @@ class Uploader:
         ):
             try:
                 while size < file.size:
-                    self._check_stop()
-                    buffer = self._lend(upload.part_size)
+                    self.check()
+                    buffer = self._lend(upload.part_size, to_keep=True)
                     content = memoryview(buffer)[: fill(stream, buffer, file.path, self.watchdog)]
-                    size += len(content)
+                    size, number = size + len(content), number + 1
                     if len(content) < upload.part_size and size < file.size:
                         self._give_back(buffer)
                         break
                     hashed = hasher.submit(state.update, content)
                     job = self._part_senders.submit(
-                        self._place_part, upload, len(jobs) + 1, content, hashed, flow, check_stop, file.path
+                        self._place_part, upload, number, content, hashed, flow, check_stop, file.path
                     )
+                    jobs[job] = buffer
                     job.add_done_callback(partial(self._give_back, buffer))
-                    jobs.append(job)
-                    _raise_first_failure(jobs)
+                    # Those that are done are let go, or their buffers would stay as long as the file is sent.
+                    for done in [job for job in jobs if job.done()]:
+                        del jobs[done]
+                        bytes_sent += done.result()
                 size += fill(stream, bytearray(1), file.path, self.watchdog)
                 self.watchdog.watched(file.path, partial(require_unchanged, outgoing.inventory, file, stream))
                 hashed_all = hasher.submit(state.hexdigest)
-                _require_content(outgoing, size, outcome(hashed_all, self._check_stop))
-                bytes_sent = sum(outcome(job, self._check_stop) for job in jobs)
+                _require_content(outgoing, size, outcome(hashed_all, self.check))
+                bytes_sent += sum(outcome(job, self.check) for job in jobs)
             except BaseException:
                 ended.set()
-                for job in jobs:
-                    job.cancel()
-                wait(jobs)
+                # A part whose answer does not come is left behind, with its buffer.
+                for job in wait([job for job in jobs if not job.cancel()], timeout=_PATIENCE_SECONDS).not_done:
+                    self._write_off(jobs[job])
                 raise
         # Leaving has compared the file once more: what changed while the last parts were sent is noticed.
         return bytes_sent
@@ -260,14 +279,18 @@ class Uploader:
             # The buffer is used again once the job is done.
             wait([hashed])
 
-    def _lend(self, size: int) -> bytearray:
-        buffer = self.transfers.buffers.take(size, self._check_stop)
+    def _lend(self, size: int, *, to_keep: bool = False) -> bytearray:
+        buffer = self.transfers.buffers.take(size, self.check, to_keep=to_keep)
         self._lent[id(buffer)] = buffer
         return buffer
 
     def _give_back(self, buffer: bytearray, _: Future[int] | None = None) -> None:
         self._lent.pop(id(buffer), None)
         self.transfers.buffers.give_back(buffer)
+
+    def _write_off(self, buffer: bytearray) -> None:
+        self._lent.pop(id(buffer), None)
+        self.transfers.buffers.write_off(buffer)
 
 
 def _taking(flow: Flow, check_stop: Callable[[], None]) -> Callable[[int], int]:
@@ -293,9 +316,3 @@ def _require_content(outgoing: Outgoing, size: int, sha256: str) -> None:
         raise ContentMismatch(
             f"its SHA-256 is {sha256}, but {outgoing.sha256} is expected", recording=rec_id, place=path
         )
-
-
-def _raise_first_failure(futures: list[Future[int]]) -> None:
-    for future in futures:
-        if future.done() and not future.cancelled() and (error := future.exception()):
-            raise error

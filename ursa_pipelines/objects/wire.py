@@ -3,7 +3,7 @@
 boto3 sends a body in one go: it can neither be slowed down nor stopped within a part, and costs half as much CPU
 again. Here each chunk first waits for its turn. Every request has a Content-Length and an unsigned payload, none
 has an `Expect` header or a trailer (studies: transfer, facts 11 and 12, trap T2). A request that failed for a reason
-that passes is signed and sent again, at most six times.
+that passes is signed and sent again, at most seven times, over about half a minute.
 """
 
 from __future__ import annotations
@@ -36,17 +36,27 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ursa.register.orchestrator")
 
-CHUNK_BYTES = 128 * 1024
-_ATTEMPTS = 6
+_CHUNK_BYTES = 128 * 1024
+_ATTEMPTS = 8
 _CONNECTIONS = 32
 _SECONDS_TO_CONNECT_OR_SEND_A_CHUNK = 30
 _SECONDS_TO_ANSWER = 300
 _CODE = re.compile(rb"<Code>([A-Za-z0-9]+)</Code>")
-_PASSING_CODES = frozenset({"BadDigest", "IncompleteBody", "RequestTimeout", "ConditionalRequestConflict"})
+_PASSING_CODES = frozenset(
+    {"BadDigest", "IncompleteBody", "InvalidPart", "RequestTimeout", "ConditionalRequestConflict"}
+)
 
 
 class UploadGone(ObjectNotFound):
     """The multipart upload has been completed, aborted, or has expired."""
+
+
+class _NotReadOn(Exception):
+    """Whoever gives the body raised `error`. Errors of its kind would be taken for the connection's."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
 
 
 class Outflow:
@@ -75,12 +85,15 @@ class Outflow:
             self._position = 0
 
     def read(self, _: int = -1) -> memoryview:
-        wanted = min(CHUNK_BYTES, len(self._view) - self._position)
-        chunk = self._view[self._position : self._position + (self._take(wanted) if wanted else 0)]
-        self._position += len(chunk)
-        if chunk:
-            self._on_bytes(len(chunk))
-        return chunk
+        wanted = min(_CHUNK_BYTES, len(self._view) - self._position)
+        try:
+            count = self._take(wanted) if wanted else 0
+            self._position += count
+            if count:
+                self._on_bytes(count)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it passes through the HTTP client as it is
+            raise _NotReadOn(error) from None
+        return self._view[self._position - count : self._position]
 
 
 class Wire:
@@ -124,7 +137,7 @@ class Wire:
     ) -> Mapping[str, str]:
         retrying = Retrying(
             retry=retry_if_exception_type(StoreUnavailable),
-            wait=wait_random_exponential(0.2, max=20),
+            wait=wait_random_exponential(1, max=20),
             stop=stop_after_attempt(_ATTEMPTS),
             before_sleep=before_sleep_log(logger, logging.WARNING),
             reraise=True,
@@ -151,6 +164,8 @@ class Wire:
                 retries=False,
                 redirect=False,
             )
+        except _NotReadOn as ended:
+            raise ended.error from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
             # Its text holds the address, and may hold more.
             raise StoreUnavailable(f"the object store did not answer: {type(error).__name__}", place=place) from None
@@ -161,9 +176,11 @@ class Wire:
 
     def _signed(self, method: str, url: str, headers: Mapping[str, str]) -> dict[str, str]:
         from botocore.awsrequest import AWSRequest
+        from botocore.config import Config
 
         request = AWSRequest(method=method, url=url, headers=dict(headers))
-        request.context["payload_signing_enabled"] = False
+        # Without this it signs the SHA-256 of a body that it has not been given.
+        request.context["client_config"] = Config(s3={"payload_signing_enabled": False})
         self._signer.add_auth(request)
         return dict(request.headers.items())
 
@@ -197,9 +214,9 @@ def error_of_answer(status: int, code: str, place: str) -> UrsaError:
         return UploadGone("the unfinished upload is gone", place=place)
     if status == 412 or code == "PreconditionFailed":
         return ObjectExists("an object is there already", place=place)
-    if code in {"RequestTimeTooSkewed", "RequestExpired"}:
+    if code in {"RequestTimeTooSkewed", "RequestExpired", "ExpiredRequest"}:
         return ClockWrong(f"the object store refused it: {code}", place=place)
-    if status in {401, 403}:
+    if status in {401, 403} or code == "ExpiredToken":
         return StoreDenied(f"the object store refused it: {code or status}", place=place)
     if status == 404:
         return ObjectNotFound("there is no such object or bucket", place=place)

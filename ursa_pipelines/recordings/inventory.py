@@ -108,7 +108,7 @@ def take_inventory(directory: Path, gets_on: Callable[[], None] = lambda: None) 
     parse_rec_id(rec_id)
     found: list[SourceFile] = []
     ignored: list[str] = []
-    with _reading(rec_id, str(directory)), _open_directory(directory, rec_id) as root:
+    with reading_source(rec_id, str(directory)), _open_directory(directory, rec_id) as root:
         for path, entry_stat, disk_path in _walk(root, rec_id):
             gets_on()
             if is_clutter(path):
@@ -134,23 +134,37 @@ def open_source(inventory: Inventory, file: SourceFile) -> Iterator[BinaryIO]:
     """The file opened for reading, unbuffered, proved to be the one that was listed; compared again on leaving.
 
     Raises `SourceChanged` if it was replaced, grew, shrank or was rewritten; `SourceUnavailable` if the drive
-    fails. An error raised inside the block takes precedence over the second comparison.
+    fails. What reading raises in the block is for `reading_source` to name. An error raised inside the block takes
+    precedence over the second comparison.
     """
     rec_id = inventory.rec_id
-    with _reading(rec_id, file.path), ExitStack() as stack:
-        try:
-            parent = stack.enter_context(_open_directory(inventory.directory, rec_id))
-        except SourceNotFound:
-            # It was there when it was listed, as a mount point's content is.
-            raise SourceUnavailable("its directory is gone", recording=rec_id, place=file.path) from None
-        *directories, name = PurePosixPath(file.disk_path).parts
-        for part in directories:
-            parent = stack.enter_context(_descriptor(part, _OPEN_DIRECTORY, parent, rec_id, file.path))
-        descriptor = stack.enter_context(_descriptor(name, _OPEN_FILE, parent, rec_id, file.path))
-        stream = stack.enter_context(os.fdopen(descriptor, "rb", buffering=0, closefd=False))
-        require_unchanged(inventory, file, stream)
+    with ExitStack() as stack:
+        with reading_source(rec_id, file.path):
+            try:
+                parent = stack.enter_context(_open_directory(inventory.directory, rec_id))
+            except SourceNotFound:
+                # It was there when it was listed, as a mount point's content is.
+                raise SourceUnavailable("its directory is gone", recording=rec_id, place=file.path) from None
+            *directories, name = PurePosixPath(file.disk_path).parts
+            for part in directories:
+                parent = stack.enter_context(_descriptor(part, _OPEN_DIRECTORY, parent, rec_id, file.path))
+            descriptor = stack.enter_context(_descriptor(name, _OPEN_FILE, parent, rec_id, file.path))
+            stream = stack.enter_context(os.fdopen(descriptor, "rb", buffering=0, closefd=False))
+            require_unchanged(inventory, file, stream)
         yield stream
-        require_unchanged(inventory, file, stream)
+        with reading_source(rec_id, file.path):
+            require_unchanged(inventory, file, stream)
+
+
+@contextmanager
+def reading_source(rec_id: str, place: str) -> Iterator[None]:
+    """Turns what the drive raises in the block into `SourceUnavailable`, or `SourceRefused` for a missing right."""
+    try:
+        yield
+    except PermissionError:
+        raise _unreadable(rec_id, place) from None
+    except OSError as error:
+        _raise_unavailable(error, rec_id, place)
 
 
 def require_unchanged(inventory: Inventory, file: SourceFile, stream: BinaryIO) -> None:
@@ -166,7 +180,7 @@ def read_source(inventory: Inventory, file: SourceFile, *, limit: int) -> bytes:
         raise SourceRefused(
             f"it has {file.size:,} bytes; at most {limit:,} are read", recording=inventory.rec_id, place=file.path
         )
-    with open_source(inventory, file) as stream:
+    with open_source(inventory, file) as stream, reading_source(inventory.rec_id, file.path):
         content = b""
         while len(content) <= file.size and (more := stream.read(file.size + 1 - len(content))):
             content += more
@@ -185,7 +199,7 @@ def _walk(root: int, rec_id: str) -> Iterator[tuple[str, os.stat_result, str]]:
             descriptor = root
             for part in PurePosixPath(disk_prefix).parts:
                 descriptor = stack.enter_context(_descriptor(part, _OPEN_DIRECTORY, descriptor, rec_id, prefix))
-            with _reading(rec_id, prefix or "."), os.scandir(descriptor) as entries:
+            with reading_source(rec_id, prefix or "."), os.scandir(descriptor) as entries:
                 for entry in entries:
                     path = prefix + unicodedata.normalize("NFC", entry.name)
                     status = entry.stat(follow_symlinks=False)
@@ -277,16 +291,6 @@ def _descriptor(name: str, flags: int, parent: int, rec_id: str, place: str) -> 
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _reading(rec_id: str, place: str) -> Iterator[None]:
-    try:
-        yield
-    except PermissionError:
-        raise _unreadable(rec_id, place) from None
-    except OSError as error:
-        _raise_unavailable(error, rec_id, place)
 
 
 def _unreadable(rec_id: str, place: str) -> SourceRefused:
