@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ursa.register.orchestrator")
 
-_CHUNK_BYTES = 128 * 1024
+_CHUNK_BYTES = 256 * 1024
 _ATTEMPTS = 8
 _CONNECTIONS = 32
-_SECONDS_TO_CONNECT_OR_SEND_A_CHUNK = 30
+_SECONDS_TO_CONNECT_OR_SEND_A_CHUNK = 60
 _SECONDS_TO_ANSWER = 300
 _CODE = re.compile(rb"<Code>([A-Za-z0-9]+)</Code>")
 _PASSING_CODES = frozenset(
