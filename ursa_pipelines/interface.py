@@ -23,7 +23,6 @@ from ursa_pipelines.errors import (
     CatalogRowNotFound,
     ObjectExists,
     ObjectNotFound,
-    ObjectsMissing,
     RoleNotEnabled,
     WritesNotEnabled,
 )
@@ -35,19 +34,17 @@ from ursa_pipelines.ingest.reconstruct_manifest import reconstruct_in_bucket
 from ursa_pipelines.ingest.register import IngestResult
 from ursa_pipelines.ingest.sources import Source
 from ursa_pipelines.ingest.verify import Verification, verify
+from ursa_pipelines.ingest.wanted import wanted_files
 from ursa_pipelines.objects.digests import DigestCache
-from ursa_pipelines.objects.download import DownloadProgress, Layout, WantedFile, download_files
+from ursa_pipelines.objects.download import DownloadProgress, Layout, download_files
 from ursa_pipelines.objects.keys import BUCKET_IDENTITY
 from ursa_pipelines.objects.line import Line
 from ursa_pipelines.objects.store import Bucket, Endpoint
-from ursa_pipelines.objects.stored import read_stored
 from ursa_pipelines.objects.transfers import TransferLimits, Transfers
 from ursa_pipelines.objects.unfinished import UnfinishedUpload, UnfinishedUploads
 from ursa_pipelines.profiles import CredentialSource, Role, load_profile
 from ursa_pipelines.profiles.timetable import Bandwidth, clear_override, set_override
-from ursa_pipelines.recordings.layout import worker_of
 from ursa_pipelines.recordings.manifest import Manifest
-from ursa_pipelines.recordings.merge import merge_manifests
 from ursa_pipelines.recordings.rows import ModalityRow, ParticipantRow, RecordingRow, StorageFormat
 
 if TYPE_CHECKING:
@@ -336,7 +333,7 @@ class DataInterface:
         """
         results = [target] if isinstance(target, QueryResult) else list(target)
         raw = self._bucket("raw_ro")
-        return download_files(raw, lambda: _wanted_files(raw, results), Path(dest), layout=layout, progress=progress)
+        return download_files(raw, lambda: wanted_files(raw, results), Path(dest), layout=layout, progress=progress)
 
     def init_catalog(self) -> str:
         """Creates an empty catalog and the buckets' identity objects where they are missing; the live prefix."""
@@ -481,32 +478,3 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return str(os.getuid())
-
-
-def _wanted_files(raw: Bucket, results: list[QueryResult]) -> list[WantedFile]:
-    wanted = []
-    for result in results:
-        rec_id = result.recording.rec_id
-        if rec_id is None:
-            continue
-        stored = read_stored(raw, rec_id)
-        merged = merge_manifests(rec_id, stored.manifests)
-        for name, row in result.modalities.items():
-            worker = f"{row.modality}_{row.worker_id}" if row.worker_id else row.modality
-            listed = {path: file for path, file in merged.files.items() if worker_of(path) == worker} if merged else {}
-            segments = {
-                path: info
-                for path, info in stored.segments.items()
-                if worker_of(path) == worker and (path in listed or not listed)
-            }
-            if len(segments) < row.segment_count:
-                lost = ", ".join(path for path in listed if path not in segments)
-                raise ObjectsMissing(
-                    f"{row.segment_count} segments are catalogued, but the bucket has {len(segments)}",
-                    recording=rec_id,
-                    place=lost or worker,
-                )
-            for path, info in sorted(segments.items()):
-                sha256 = listed[path].sha256 if path in listed else None
-                wanted.append(WantedFile(rec_id, name, path, info.size, sha256))
-    return wanted

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.faults.proxy import Proxy
+from tests.faults.proxy import Fault, Hold, Proxy
 from tests.lab import Lab
 from ursa_pipelines import DataInterface
 from ursa_pipelines.embedded.store import EmbeddedStore
@@ -58,6 +58,20 @@ class Detour:
         }
         command = [sys.executable, "-c", _INGEST, str(self.config), *map(str, directories)]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def kill_ingest(self, directory: Path, hold: Hold) -> None:
+        """Starts an ingest, kills it when it has come to what `hold` holds, and lifts the fault."""
+        self.proxy.fault = hold
+        process = self.start_ingest(directory)
+        try:
+            assert hold.reached.wait(30), process.communicate()[0].decode()
+        finally:
+            process.kill()
+            process.communicate()
+            hold.ended.set()
+            self.proxy.wait_until_idle()
+        self.proxy.fault = Fault()
+        self.proxy.seen.clear()
 
 
 def make_detour(lab: Lab, store: EmbeddedStore, directory: Path, tls: ssl.SSLContext | None = None) -> Detour:

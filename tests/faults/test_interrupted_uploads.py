@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import random
-from pathlib import Path
 
 import pytest
 
 from tests.faults.detour import PART_SIZE, Detour
-from tests.faults.proxy import Fault, Hold, LoseAnswer
+from tests.faults.proxy import Hold, LoseAnswer
 from tests.lab import Lab
 from tests.recordings_on_disk import write_recording
 from tests.snapshot import snapshot
@@ -46,7 +45,7 @@ def test_fault_1_a_kill_inside_a_large_file_costs_only_what_was_on_its_way(
 ):
     directory = write_recording(lab.nas, REC, _files())
     before = snapshot(directory)
-    _kill_ingest(detour, directory, Hold(*step, after=after))
+    detour.kill_ingest(directory, Hold(*step, after=after))
     stored = sum(found.stored_bytes for found in _unfinished(lab).survey())
     was_there = lab.raw.head(KEY) is not None
 
@@ -76,7 +75,7 @@ def test_fault_68_two_machines_that_send_one_recording_leave_one_object_and_one_
 
 def test_fault_60_an_upload_of_a_killed_process_is_completed_by_another_machine(lab: Lab, detour: Detour):
     hold = Hold(r"PUT /raw.*partNumber=", 6)
-    _kill_ingest(detour, write_recording(lab.nas, REC, _files()), hold)
+    detour.kill_ingest(write_recording(lab.nas, REC, _files()), hold)
     stored = sum(found.stored_bytes for found in _unfinished(lab).survey())
 
     result = detour.interface().ingest(source_dir=write_recording(lab.usb, REC, _files()))
@@ -103,20 +102,6 @@ def _unfinished(lab: Lab) -> UnfinishedUploads:
 
 def _parts_sent(detour: Detour) -> int:
     return sum(seen.matches(r"^PUT /raw.*partNumber=") for seen in detour.proxy.seen)
-
-
-def _kill_ingest(detour: Detour, directory: Path, hold: Hold) -> None:
-    detour.proxy.fault = hold
-    process = detour.start_ingest(directory)
-    try:
-        assert hold.reached.wait(30), process.communicate()[0].decode()
-    finally:
-        process.kill()
-        process.communicate()
-        hold.ended.set()
-        detour.proxy.wait_until_idle()
-    detour.proxy.fault = Fault()
-    detour.proxy.seen.clear()
 
 
 def _require_sound(lab: Lab) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.faults.detour import Detour, make_detour
 from tests.faults.final_state import final_state
-from tests.faults.proxy import Fault, Hold
+from tests.faults.proxy import Hold
 from tests.lab import Lab, make_lab
 from tests.recordings_on_disk import write_recording
 from tests.snapshot import snapshot
@@ -106,14 +106,5 @@ def _recording(lab: Lab, *, manifest: bool = True) -> Path:
 
 def _kill_ingest(detour: Detour, directory: Path, hold: Hold) -> None:
     before = snapshot(directory)
-    detour.proxy.fault = hold
-    process = detour.start_ingest(directory)
-    try:
-        assert hold.reached.wait(30), process.communicate()[0].decode()
-    finally:
-        process.kill()
-        process.communicate()
-        hold.ended.set()
-        detour.proxy.wait_until_idle()
-    detour.proxy.fault = Fault()
+    detour.kill_ingest(directory, hold)
     assert snapshot(directory) == before

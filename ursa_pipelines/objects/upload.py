@@ -85,7 +85,7 @@ class Uploader:
     ) -> dict[str, ObjectInfo]:
         """Runs `place` (which decides and calls `send`) for every file; what it says is stored then, by path.
 
-        The first error stops the rest and is raised after the transfers under way have ended.
+        The first error stops the rest and is raised once what is under way has ended, or had a few seconds to.
         """
         limits = self.transfers.limits
         with ExitStack() as stack:

@@ -1,9 +1,9 @@
 """Bodies sent over pooled connections, chunk by chunk, in requests that botocore signs (DESIGN section 5, Clients).
 
-boto3 sends a body in one go: it can neither be slowed down nor stopped within a part, and costs half as much CPU
-again. Here each chunk first waits for its turn. Every request has a Content-Length and an unsigned payload, none
-has an `Expect` header or a trailer (studies: transfer, facts 11 and 12, trap T2). A request that failed for a reason
-that passes is signed and sent again, at most seven times, over about half a minute.
+boto3 sends a body in one go: it can neither be slowed down nor stopped within a part, and costs more CPU. Here each
+chunk first waits for its turn. Every request has a Content-Length and an unsigned payload, none has an `Expect`
+header or a trailer (studies: transfer, facts 11 and 12, trap T2). A request that failed for a reason that passes is
+signed and sent again, at most seven times, over about half a minute.
 """
 
 from __future__ import annotations
