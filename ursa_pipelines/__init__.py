@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ursa_pipelines.catalog.query import QueryResult, QueryResultList
+    from ursa_pipelines.catalog.results import QueryResult, QueryResultList
     from ursa_pipelines.errors import UrsaError
     from ursa_pipelines.ingest.batch import BatchItem
     from ursa_pipelines.ingest.context import UploadProgress
@@ -27,8 +27,8 @@ _HOMES = {
     "IngestResult": "ursa_pipelines.ingest.register",
     "ModalityRow": "ursa_pipelines.recordings.rows",
     "ParticipantRow": "ursa_pipelines.recordings.rows",
-    "QueryResult": "ursa_pipelines.catalog.query",
-    "QueryResultList": "ursa_pipelines.catalog.query",
+    "QueryResult": "ursa_pipelines.catalog.results",
+    "QueryResultList": "ursa_pipelines.catalog.results",
     "RecordingRow": "ursa_pipelines.recordings.rows",
     "StorageFormat": "ursa_pipelines.recordings.rows",
     "UploadProgress": "ursa_pipelines.ingest.context",

@@ -6,7 +6,7 @@ import getpass
 import json
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from ursa_pipelines.catalog.catalog import Catalog
 from ursa_pipelines.catalog.entries import Writer
 from ursa_pipelines.catalog.pointer import init_catalog, require_known_version
 from ursa_pipelines.catalog.policies import ModalityPolicy, RecordingPolicy
-from ursa_pipelines.catalog.query import QueryResult, QueryResultList, QueryStatus, Where, select
+from ursa_pipelines.catalog.results import QueryResult, QueryResultList, QueryStatus, Where
 from ursa_pipelines.embedded.state import state_directory
 from ursa_pipelines.errors import (
     BucketMismatch,
@@ -24,6 +24,7 @@ from ursa_pipelines.errors import (
     ObjectExists,
     ObjectNotFound,
     RoleNotEnabled,
+    UrsaError,
     WritesNotEnabled,
 )
 from ursa_pipelines.ingest import pipeline
@@ -48,6 +49,10 @@ from ursa_pipelines.recordings.manifest import Manifest
 from ursa_pipelines.recordings.rows import ModalityRow, ParticipantRow, RecordingRow, StorageFormat
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ursa_pipelines.catalog.tables.fold import Folded
+    from ursa_pipelines.catalog.tables.schemas import TableName
     from ursa_pipelines.profiles import Profile
 
 _PURPOSES = {"raw_ro": "raw", "raw_rw": "raw", "assets_ro": "assets", "assets_rw": "assets"}
@@ -69,6 +74,8 @@ class DataInterface:
     >>> results = data.query(recording_hash=recording.recording_hash, modalities=["camera"], status="raw")
     >>> [path.name for path in data.download(results, dest)]
     ['seg_0000.mp4']
+    >>> sum(batch.num_rows for batch in data.scan("modalities", {"modality": "camera"}, ["recording_hash"]))
+    1
     """
 
     def __init__(self, profile: str | None = None, *, config_path: Path | str | None = None, run_id: str | None = None):
@@ -166,7 +173,7 @@ class DataInterface:
 
     def plan(self, source_dir: Path | str) -> IngestPlan:
         """What `ingest` would do with a directory; reads no segment and writes nothing."""
-        return plan_ingest(self._reading_context, Path(source_dir))
+        return plan_ingest(self.reading_context, Path(source_dir))
 
     def verify(
         self,
@@ -182,7 +189,7 @@ class DataInterface:
         Raises `UploadInterrupted` on a pause.
         """
         record = deep and "assets_rw" in self._enabled
-        context = self.ingest_context(raw_role="raw_ro") if record else self._reading_context
+        context = self.ingest_context(raw_role="raw_ro") if record else self.reading_context
         return verify(context, rec_id, deep=deep, record=record, watch=Watch(progress, should_pause))
 
     def unfinished_uploads(self) -> list[UnfinishedUpload]:
@@ -244,6 +251,24 @@ class DataInterface:
             metadata=dict(metadata) if metadata else None,
         )
         return self._write_catalog.register_recording(row, on_conflict, self._writer).entry.recording
+
+    def register_recordings(
+        self, rows: Sequence[RecordingRow], on_conflict: RecordingPolicy = "error"
+    ) -> list[RecordingRow | UrsaError]:
+        """Registers many recording rows at once; each as it stands, or why it was refused. None stops the others."""
+        outcomes = self._write_catalog.register_recordings(rows, on_conflict, self._writer)
+        return [one if isinstance(one, UrsaError) else one.entry.recording for one in outcomes]
+
+    def release_claim(self, rec_id: str) -> str:
+        """Gives a rec_id free that was claimed more than 24 h ago and never registered; the hash that had owned it.
+
+        Raises `CatalogError` if it is in use.
+        """
+        return self._write_catalog.release_claim(rec_id, self._writer)
+
+    def fold(self) -> Folded:
+        """Brings the tables that other engines read up to date. Reads by this interface do not depend on it."""
+        return self._write_catalog.fold(self._writer)
 
     def register_modality(
         self,
@@ -307,9 +332,8 @@ class DataInterface:
         `participants` takes names or ids, `modalities` families; recordings without a match are dropped when
         modalities are asked for. `status` is "raw", "ingested" or None for any. Times are half-open, UTC.
         """
-        entries = self.catalog.entries() if recording_hash is None else [self.catalog.entry(recording_hash)]
-        return select(
-            entries,
+        return self.catalog.query(
+            recording_hash=recording_hash,
             participants=participants,
             modalities=modalities,
             status=status,
@@ -317,6 +341,15 @@ class DataInterface:
             started_before=started_before,
             metadata=metadata,
         )
+
+    def scan(
+        self, table: TableName, where: Where | None = None, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of a table that match as Arrow, streamed, for millions of them; docs/catalog.md has the columns.
+
+        Raises `ValueError` for a column that the table does not have.
+        """
+        return self.catalog.scan(table, where, columns)
 
     def download(
         self,
@@ -378,12 +411,17 @@ class DataInterface:
         return self._context(self._bucket(raw_role), catalog)
 
     @property
-    def _reading_context(self) -> IngestContext:
+    def reading_context(self) -> IngestContext:
+        """What the steps and the maintenance of `ursa_pipelines` are handed where they only read."""
         return self._context(self._bucket("raw_ro"), self.catalog)
 
     @cached_property
     def _rw_catalog(self) -> Catalog:
-        catalog = Catalog.open(self._bucket("assets_rw"), prefix=self.profile.catalog_prefix)
+        assets, prefix = self._bucket("assets_rw"), self.profile.catalog_prefix
+        if self.profile.family == "local" and prefix is None:
+            catalog = Catalog(assets, init_catalog(assets, by=self._writer.by).prefix)
+        else:
+            catalog = Catalog.open(assets, prefix=prefix)
         # Asked here as well as before the first row, so that no bytes are sent for a catalog that takes no rows.
         require_known_version(catalog.assets, catalog.prefix)
         return catalog
@@ -391,8 +429,6 @@ class DataInterface:
     @property
     def _write_catalog(self) -> Catalog:
         self._require_role("assets_rw", "writing rows")
-        if self.profile.family == "local":
-            init_catalog(self._bucket("assets_rw"), by=self._writer.by)
         return self._rw_catalog
 
     def _require_role(self, role: Role, purpose: str) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from tests.catalog.by_hand import NEW_PREFIX, PREFIX, START, WRITER, create_catalog, move_pointer
 from tests.faults.proxy import LoseAnswer, Proxy, Refuse
 from tests.lab import Lab
 from tests.recordings_on_disk import manifest_of, write_recording
-from ursa_pipelines.catalog import policies
+from ursa_pipelines.catalog import policies, writing
 from ursa_pipelines.catalog.catalog import Catalog
-from ursa_pipelines.catalog.entries import Registration, Writer, claim_key, entry_key, read_claim, read_entry
-from ursa_pipelines.catalog.pointer import CatalogDocument, Pointer, read_pointer
+from ursa_pipelines.catalog.claims import claim_key, read_claim
+from ursa_pipelines.catalog.entries import Writer, entry_key, read_entry
+from ursa_pipelines.catalog.writing import Registration
 from ursa_pipelines.errors import (
     CatalogError,
     CatalogVersionUnknown,
@@ -22,16 +24,12 @@ from ursa_pipelines.errors import (
     RecordingIdInvalid,
     StoreDenied,
 )
-from ursa_pipelines.objects.keys import ACTIVE_POINTER
 from ursa_pipelines.objects.store import Bucket
 from ursa_pipelines.recordings.rows import RecordingRow, Rows
 
 REC, OTHER_REC = "rec_20260520_195628_b1dd", "rec_20260521_195628_b1dd"
 HASH, OTHER_HASH = "a" * 64, "b" * 64
-PREFIX, NEW_PREFIX = "ursa/catalog", "ursa/catalog-2"
-START = datetime(2026, 5, 20, 19, 56, 28, tzinfo=UTC)
 FILES = {"mic/seg_0000.wav": b"audio", "camera_a/seg_0000.mp4": b"video"}
-WRITER = Writer(by="tester@bench", run_id="run-1")
 
 lost_answers = pytest.mark.parametrize("lost", ["/tail/", "/rec_ids/", "/entries/"])
 
@@ -198,7 +196,7 @@ def test_a_write_that_is_denied_is_told_at_once_and_leaves_no_entry(lab: Lab, pr
 def test_a_pointer_that_moves_during_a_write_gets_the_same_under_the_new_prefix(lab: Lab):
     catalog = Catalog.open(lab.assets)
 
-    registration = _register(catalog, meanwhile=lambda: _move_pointer(lab, NEW_PREFIX))
+    registration = _register(catalog, meanwhile=lambda: move_pointer(lab, NEW_PREFIX))
 
     assert registration.outcome == "created"
     old, new = read_entry(lab.assets, PREFIX, HASH), read_entry(lab.assets, NEW_PREFIX, HASH)
@@ -208,8 +206,24 @@ def test_a_pointer_that_moves_during_a_write_gets_the_same_under_the_new_prefix(
     assert lab.interface().get_recording(HASH).rec_id == REC
 
 
+def test_a_writer_that_was_held_up_marks_its_entry_anew_before_it_writes(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(writing, "_ANNOUNCED_FOR_SECONDS", 0)
+    catalog = Catalog.open(lab.assets)
+    _register(catalog)
+    races = iter([lambda: _extend(catalog, timedelta(hours=1))])
+
+    def resolve(existing: Rows | None) -> Rows:
+        next(races, lambda: None)()
+        return policies.register_recording(_row(duration=timedelta(hours=2)), "extend")(existing)
+
+    changed = catalog.write(HASH, lambda _: resolve, rec_id=REC, hash_is_stated=True, op="test", writer=WRITER)
+
+    txn = changed.entry.log[-1].txn
+    assert {key for key in _keys(lab, "tail/") if txn in key} == {f"tail/{HASH}.{txn}", f"tail/{HASH}.{txn}-1"}
+
+
 def test_a_write_into_a_staging_prefix_does_not_follow_the_pointer(lab: Lab):
-    _create_catalog(lab, NEW_PREFIX)
+    create_catalog(lab, NEW_PREFIX)
     before = _keys(lab, "")
 
     _register(Catalog.open(lab.assets, prefix=NEW_PREFIX))
@@ -300,16 +314,8 @@ def _register(
     return catalog.write(recording_hash, resolve_for, rec_id=rec_id, hash_is_stated=stated, op="test", writer=WRITER)
 
 
-def _create_catalog(lab: Lab, prefix: str) -> None:
-    document = CatalogDocument(created_at=START, created_by="test")
-    lab.assets.create(f"{prefix}/CATALOG.json", document.model_dump_json().encode())
-
-
-def _move_pointer(lab: Lab, prefix: str) -> None:
-    _create_catalog(lab, prefix)
-    _, info = lab.assets.get(ACTIVE_POINTER)
-    pointer = Pointer(prefix=prefix, previous=[read_pointer(lab.assets).prefix], updated_at=START)
-    lab.assets.replace(ACTIVE_POINTER, pointer.model_dump_json().encode(), info.etag)
+def _extend(catalog: Catalog, duration: timedelta) -> Registration:
+    return catalog.register_recording(_row(duration=duration), "extend", WRITER)
 
 
 def _edit(lab: Lab, key: str, fields: dict[str, Any]) -> None:

@@ -9,20 +9,18 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from tests.catalog.by_hand import PREFIX, rec_id, row
 from tests.lab import Lab
 from tests.recordings_on_disk import write_recording
 from ursa_pipelines.catalog.catalog import Catalog
-from ursa_pipelines.catalog.entries import Writer, read_claim
-from ursa_pipelines.recordings.rows import RecordingRow
+from ursa_pipelines.catalog.claims import read_claim
+from ursa_pipelines.catalog.entries import Writer
 
 ROUNDS = 6
-PREFIX = "ursa/catalog"
-START = datetime(2026, 5, 20, 19, 56, 28, tzinfo=UTC)
 
 # Each line on its standard input is the starting shot for one more write; the answer tells what came of it.
 RACER = """
@@ -151,23 +149,6 @@ def race(racers: list[Racer], *tasks: dict) -> Counter[str]:
     for racer, task in zip(racers, tasks, strict=True):
         racer.start(task)
     return Counter(json.loads(racer.answer()) for racer in racers)
-
-
-def rec_id(number: int) -> str:
-    return f"rec_20260520_195628_{number:04x}"
-
-
-def row(number: int, *, minutes: int = 1, participant_ids: list[str] | None = None) -> RecordingRow:
-    duration = timedelta(minutes=minutes)
-    start = START + timedelta(seconds=number)
-    return RecordingRow(
-        recording_hash=f"{number:064x}",
-        participant_ids=participant_ids or [],
-        start_time=start,
-        duration=duration,
-        ended_at=start + duration,
-        metadata={"manifest_recording_id": rec_id(number)},
-    )
 
 
 def _require_one_entry_each(lab: Lab, count: int) -> None:

@@ -13,6 +13,7 @@ from tests.lab import Lab
 from tests.recordings_on_disk import write_recording
 from ursa_pipelines import DataInterface, QueryResultList
 from ursa_pipelines.catalog.catalog import Catalog
+from ursa_pipelines.catalog.tables.fold import fold
 from ursa_pipelines.errors import CatalogRowNotFound
 from ursa_pipelines.objects.store import Bucket
 from ursa_pipelines.recordings.identity import derive_participant_id
@@ -24,8 +25,8 @@ JUNE_1 = datetime(2026, 6, 1, tzinfo=UTC)
 ARIA, BO = derive_participant_id("Aria Lin"), derive_participant_id("Bo Kim")
 
 
-@pytest.fixture
-def data(lab: Lab) -> DataInterface:
+@pytest.fixture(params=["unfolded", "folded"])
+def data(lab: Lab, request: pytest.FixtureRequest) -> DataInterface:
     """Three recordings: cameras and one EEG; two EEGs; notes that were processed and have no participant."""
     for rec_id, workers, participant in (
         (SECOND, ("eeg_a", "eeg_b", "mic"), "Bo Kim"),
@@ -42,6 +43,8 @@ def data(lab: Lab) -> DataInterface:
         | {"participant_ids": [ARIA, BO], "metadata": (second.metadata or {}) | {"study": "sleep"}},
         on_conflict="overwrite",
     )
+    if request.param == "folded":
+        fold(lab.assets, lab.data.catalog.prefix, by="somebody")
     return lab.interface(writes=False)
 
 
@@ -128,6 +131,11 @@ def test_query_filters(data: DataInterface):
         ({"metadata": {"study": "sleep", "manifest_recording_id": FIRST}}, []),
         ({"metadata": {"study": None}}, []),
         ({"recording_hash": hashes[FIRST], "modalities": ["mic"]}, []),
+        ({"modalities": "eeg", "participants": "Bo Kim"}, [SECOND]),
+        ({"modalities": ["eeg_b"]}, [SECOND]),
+        ({"modalities": ["camera"], "metadata": {"manifest_recording_id": FIRST}}, [FIRST]),
+        ({"participants": ["Bo Kim"], "metadata": {"manifest_recording_id": FIRST}}, []),
+        ({"participants": ["Aria Lin"], "modalities": ["mic"], "status": "raw"}, [SECOND]),
     ]
 
     assert [[result.recording.rec_id for result in data.query(**filters)] for filters, _ in queries] == [

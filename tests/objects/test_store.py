@@ -152,6 +152,45 @@ def test_list_goes_past_the_thousand_keys_of_one_page(bucket: Bucket, rec_id: st
     assert set(found) == keys
 
 
+def test_directories_are_listed_past_the_thousand_of_one_page_and_without_what_is_below(bucket: Bucket, rec_id: str):
+    names = [f"{number:04d}" for number in range(1_005)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda name: bucket.create(f"recordings/{rec_id}/{name}/file", b""), names))
+    bucket.create(f"recordings/{rec_id}/file", b"")
+
+    assert bucket.list_directories(f"recordings/{rec_id}/") == names
+    assert bucket.list_directories("recordings/rec_of_nobody/") == []
+
+
+def test_bookkeeping_that_has_ended_is_removed_and_gone_already_is_no_error(bucket: Bucket):
+    for key in ("ursa/uploads/0.json", "ursa/catalog/tail/0.1", "ursa/catalog-2026/b/tail/0.1"):
+        bucket.create(key, b"")
+
+        bucket.remove(key)
+        bucket.remove(key)
+
+        assert bucket.head(key) is None
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "recordings/rec_20260520_195628_b1dd/mic/tail/0.1",
+        "recordings/rec_20260520_195628_b1dd/manifest.json",
+        "manifests/rec_20260520_195628_b1dd/manifest.json",
+        "ursa/ACTIVE.json",
+        "ursa/catalog/entries/00/0.json",
+        "ursa/catalog/tail/0/1",
+        "ursa/uploads/",
+        "ursa/../recordings/tail/0",
+        "tail/0.1",
+    ],
+)
+def test_fault_85_nothing_but_bookkeeping_can_be_removed(bucket: Bucket, key: str):
+    with pytest.raises(ValueError, match="not disposable"):
+        bucket.remove(key)
+
+
 def test_odd_but_legal_keys_are_the_same_object_to_both_clients(bucket: Bucket, rec_id: str):
     for name in ODD_NAMES:
         bucket.create(f"{rec_id}/single/{name}", name.encode(), sha256=SHA256)

@@ -1,1 +1,1 @@
-"""Rows about recordings: pointer, entries, conflict policies, reads."""
+"""Rows about recordings: pointer, entries, conflict policies, tables, reads."""

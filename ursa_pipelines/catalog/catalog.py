@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
 from ursa_pipelines.catalog import policies
-from ursa_pipelines.catalog.entries import (
-    Change,
-    Entry,
-    Registration,
-    ResolveFor,
-    Writer,
-    parse_entry,
-    read_claim,
-    read_entry,
-    write_entry,
-)
+from ursa_pipelines.catalog.claims import read_claim, release_claim
+from ursa_pipelines.catalog.entries import Entry, Writer, parse_entry, read_entry
 from ursa_pipelines.catalog.pointer import read_pointer
-from ursa_pipelines.catalog.query import Where, matches
-from ursa_pipelines.errors import CatalogRowNotFound, ObjectNotFound
+from ursa_pipelines.catalog.results import QueryResultList, QueryStatus, Where
+from ursa_pipelines.catalog.writing import Change, Registration, ResolveFor, write_entries, write_entry
+from ursa_pipelines.errors import CatalogRowNotFound, ObjectNotFound, UrsaError
 from ursa_pipelines.objects.store import Bucket
 from ursa_pipelines.recordings.identity import parse_rec_id
 from ursa_pipelines.recordings.rows import ModalityRow, ParticipantRow, RecordingRow, Rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ursa_pipelines.catalog.tables.fold import Folded
+    from ursa_pipelines.catalog.tables.scan import Snapshot, Tables
 
 _READERS = 16
 
@@ -64,28 +65,65 @@ class Catalog:
             yield from (entry for entry in pool.map(self._read, keys) if entry is not None)
 
     def list_recordings(self, where: Where | None = None) -> list[RecordingRow]:
-        """Recordings that match, in order of their start time."""
-        rows = [entry.recording for entry in self._candidates(where) if matches(entry.recording, where)]
-        return sorted(rows, key=lambda row: (row.start_time, row.recording_hash))
+        """Recordings that match, in order of their start time. One request if one is named by its hash, else a scan."""
+        return cast(list[RecordingRow], self._snapshot(where).rows("recordings", where))
 
     def list_modalities(self, where: Where | None = None) -> list[ModalityRow]:
-        """Modalities that match, in order of recording, family and worker. One request if a recording is named."""
-        rows = [row for entry in self._candidates(where) for row in entry.modalities if matches(row, where)]
-        return sorted(rows, key=lambda row: (row.recording_hash, row.modality, row.worker_id or ""))
+        """Modalities that match, in order of recording, family and worker. One request if one recording is named."""
+        return cast(list[ModalityRow], self._snapshot(where).rows("modalities", where))
 
     def list_participants(self, where: Where | None = None) -> list[ParticipantRow]:
-        """Participants that match: enrolled at their earliest recording, and called as it names them."""
-        known: dict[str, ParticipantRow] = {}
-        for entry in sorted(self.entries(), key=lambda one: (one.recording.start_time, one.recording.recording_hash)):
-            for row in entry.participants:
-                first = known.setdefault(row.participant_id, row)
-                known[row.participant_id] = first.model_copy(
-                    update={
-                        "enrolled_at": min(first.enrolled_at, row.enrolled_at),
-                        "metadata": first.metadata or row.metadata,
-                    }
-                )
-        return [row for _, row in sorted(known.items()) if matches(row, where)]
+        """Participants that match, by id: enrolled at their earliest recording, and called as `participants` tells."""
+        return cast(list[ParticipantRow], self.snapshot().rows("participants", where))
+
+    def scan(
+        self, table: str, where: Where | None = None, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of a table that match as Arrow, streamed, in no order. Raises `ValueError` for unknown columns."""
+        return self._snapshot(where).scan(table, where, columns)
+
+    def count(self, table: str, where: Where | None = None) -> int:
+        """How many rows of a table match."""
+        return self._snapshot(where).count(table, where)
+
+    def query(
+        self,
+        *,
+        recording_hash: str | None = None,
+        participants: Sequence[str] | None = None,
+        modalities: Sequence[str] | None = None,
+        status: QueryStatus | None = None,
+        started_after: datetime | None = None,
+        started_before: datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> QueryResultList:
+        """Recordings with the modalities asked for; see `DataInterface.query`.
+
+        Raises `CatalogRowNotFound` for a recording_hash that is not there, and `ValueError` as `catalog.query` does.
+        """
+        from ursa_pipelines.catalog.query import query, spellings
+
+        where = {"recording_hash": recording_hash, "rec_id": (metadata or {}).get("manifest_recording_id")}
+        named = {column: name for column, name in where.items() if isinstance(name, str)}
+        snapshot = self._snapshot(named)
+        people = self.snapshot() if named and participants is not None else snapshot
+        if recording_hash is not None and not snapshot.newer:
+            raise CatalogRowNotFound(f"there is no recording {recording_hash}")
+        return query(
+            snapshot,
+            participant_ids=None if participants is None else spellings(people, participants),
+            modalities=modalities,
+            status=status,
+            started_after=started_after,
+            started_before=started_before,
+            metadata=metadata,
+        )
+
+    def snapshot(self) -> Snapshot:
+        """The catalog as it is now, for several reads of one state."""
+        from ursa_pipelines.catalog.tables.scan import Snapshot
+
+        return Snapshot.take(self._tables)
 
     def register_recording(self, row: RecordingRow, policy: policies.RecordingPolicy, writer: Writer) -> Registration:
         """Registers a recording without modalities under the given conflict policy.
@@ -102,6 +140,23 @@ class Catalog:
             hash_is_stated=True,
             op=f"register_recording:{policy}",
             writer=writer,
+        )
+
+    def register_recordings(
+        self, rows: Sequence[RecordingRow], policy: policies.RecordingPolicy, writer: Writer
+    ) -> list[Registration | UrsaError]:
+        """`register_recording` for many at once; what became of each, in their order."""
+        for row in rows:
+            if row.rec_id is not None:
+                parse_rec_id(str(row.rec_id))
+
+        def resolving(row: RecordingRow) -> ResolveFor:
+            resolve = policies.register_recording(row, policy)
+            return lambda _: resolve
+
+        op = f"register_recording:{policy}"
+        return self.write_many(
+            [Change(row.recording_hash, True, row.rec_id, resolving(row), op, writer) for row in rows]
         )
 
     def register_modality(self, row: ModalityRow, policy: policies.ModalityPolicy, writer: Writer) -> Registration:
@@ -149,12 +204,44 @@ class Catalog:
         change = Change(recording_hash, hash_is_stated, rec_id, resolve_for, op, writer)
         return write_entry(self.assets, self.prefix, change, follow_pointer=self.follows_pointer)
 
-    def _candidates(self, where: Where | None) -> Iterator[Entry]:
-        recording_hash = (where or {}).get("recording_hash")
-        if not isinstance(recording_hash, str):
-            yield from self.entries()
-        elif found := read_entry(self.assets, self.prefix, recording_hash):
-            yield found[0]
+    def write_many(self, changes: Sequence[Change]) -> list[Registration | UrsaError]:
+        """Applies the policies of many recordings, each on its own; what became of them, in their order."""
+        return write_entries(self.assets, self.prefix, changes, follow_pointer=self.follows_pointer)
+
+    def fold(self, writer: Writer) -> Folded:
+        """Brings the tables of the live catalog up to date. Raises what `tables.fold` raises."""
+        from ursa_pipelines.catalog.tables.fold import fold
+
+        return fold(self.assets, self._live_prefix(), by=writer.by, check_tables=True)
+
+    def fold_if_many(self, writer: Writer, *, above: int = 256) -> Folded | None:
+        """The same, if more than so many recordings wait for it."""
+        from ursa_pipelines.catalog.tables.fold import tail_length
+
+        return self.fold(writer) if tail_length(self.assets, self._live_prefix()) > above else None
+
+    def release_claim(self, rec_id: str, writer: Writer, *, idle: float = 86_400.0) -> str:
+        """Gives a rec_id free whose recording was never registered, `idle` seconds after it was claimed.
+
+        Returns the recording_hash that had owned it. Raises `CatalogError` if it is registered or claimed too recently.
+        """
+        owner = read_claim(self.assets, self.prefix, rec_id)
+        is_there = owner is not None and read_entry(self.assets, self.prefix, owner) is not None
+        return release_claim(self.assets, self.prefix, rec_id, entry_is_there=is_there, by=writer.by, idle=idle)
+
+    def _live_prefix(self) -> str:
+        return read_pointer(self.assets).prefix if self.follows_pointer else self.prefix
+
+    def _snapshot(self, where: Where | None) -> Snapshot:
+        from ursa_pipelines.catalog.tables.scan import Snapshot
+
+        return Snapshot.of_those_named(self._tables, where) or self.snapshot()
+
+    @cached_property
+    def _tables(self) -> Tables:
+        from ursa_pipelines.catalog.tables.scan import Tables
+
+        return Tables(self.assets, self.prefix)
 
     def _read(self, key: str) -> Entry | None:
         try:

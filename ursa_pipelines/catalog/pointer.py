@@ -1,6 +1,7 @@
 """`ursa/ACTIVE.json` in the assets bucket: which catalog prefix is live (runbook, Config selection; DESIGN section 6).
 
-Read in `Catalog.open`; a missing or malformed pointer stops everything, no prefix is ever guessed.
+Read in `Catalog.open`; a missing or malformed pointer stops everything, no prefix is ever guessed. It is changed only
+by compare-and-swap, and only by `catalog.cutover`, which keeps in it how far it has come.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ursa_pipelines.catalog.retrying import retrying
 from ursa_pipelines.errors import (
     CatalogNotInitialized,
     CatalogPointerInvalid,
     CatalogVersionUnknown,
+    ETagMismatch,
     ObjectExists,
     ObjectNotFound,
 )
 from ursa_pipelines.objects.keys import ACTIVE_POINTER
-from ursa_pipelines.objects.store import Bucket
+from ursa_pipelines.objects.store import Bucket, ObjectInfo
 from ursa_pipelines.recordings.manifest import UtcTime
 
 DEFAULT_PREFIX = "ursa/catalog"
@@ -35,14 +38,31 @@ class _Versioned(BaseModel):
     version: Annotated[int, Field(ge=1)] = CATALOG_VERSION
 
 
+class Sweep(BaseModel):
+    """What a change of the pointer leaves to do: what was written under `source` since then is brought along."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    source: str
+    since: UtcTime
+    op: str
+    finished: bool = False
+
+
 class Pointer(_Versioned):
-    """The content of `ursa/ACTIVE.json`."""
+    """The content of `ursa/ACTIVE.json`.
+
+    `previous` are the prefixes that were live, the last one first. `complete_until` tells for each of them until when
+    nothing is missing there, by the store's clock.
+    """
 
     prefix: str
     previous: list[str] = Field(default_factory=list)
     updated_at: UtcTime
     updated_by: str = ""
     reason: str = ""
+    sweep: Sweep | None = None
+    complete_until: dict[str, UtcTime] = Field(default_factory=dict)
 
 
 class CatalogDocument(_Versioned):
@@ -61,12 +81,32 @@ def read_pointer(assets: Bucket) -> Pointer:
     Raises `CatalogNotInitialized` if there is none, `CatalogPointerInvalid` if it is malformed or names a prefix
     outside of `ursa/`, `CatalogVersionUnknown` if a newer version wrote it.
     """
-    pointer = _read(assets, ACTIVE_POINTER, Pointer, "there is no active-catalog pointer")
-    if not _PREFIX.fullmatch(pointer.prefix) or {".", ".."} & set(pointer.prefix.split("/")):
-        raise CatalogPointerInvalid(
-            f"{pointer.prefix!r} is no prefix below ursa/ in this bucket", place=f"{assets.name}/{ACTIVE_POINTER}"
-        )
-    return pointer
+    return load_pointer(assets)[0]
+
+
+def load_pointer(assets: Bucket) -> tuple[Pointer, ObjectInfo]:
+    """The live pointer with its ETag and the moment of its last change. Raises what `read_pointer` raises."""
+    pointer, info = _read(assets, ACTIVE_POINTER, Pointer, "there is no active-catalog pointer")
+    require_prefix(pointer.prefix, place=f"{assets.name}/{ACTIVE_POINTER}")
+    return pointer, info
+
+
+def swap_pointer(assets: Bucket, pointer: Pointer, etag: str) -> None:
+    """Puts `pointer` in the place of the version with this ETag. Raises `ETagMismatch` if that is live no more."""
+    try:
+        for attempt in retrying():
+            with attempt:
+                assets.replace(ACTIVE_POINTER, pointer.model_dump_json().encode(), etag)
+    except ETagMismatch:
+        # Or it was us, and the answer was lost.
+        if read_pointer(assets) != pointer:
+            raise
+
+
+def require_prefix(prefix: str, *, place: str | None = None) -> None:
+    """Raises `CatalogPointerInvalid` unless a catalog may lie below this prefix."""
+    if not _PREFIX.fullmatch(prefix) or {".", ".."} & set(prefix.split("/")):
+        raise CatalogPointerInvalid(f"{prefix!r} is no prefix below ursa/ in this bucket", place=place)
 
 
 def require_known_version(assets: Bucket, prefix: str) -> None:
@@ -82,21 +122,25 @@ def init_catalog(assets: Bucket, *, by: str, prefix: str = DEFAULT_PREFIX) -> Po
     """
     with suppress(CatalogNotInitialized):
         return read_pointer(assets)
-    now = datetime.now(UTC)
+    create_catalog(assets, prefix, by=by)
     with suppress(ObjectExists):
-        document = CatalogDocument(created_at=now, created_by=by)
-        assets.create(f"{prefix}/CATALOG.json", document.model_dump_json().encode())
-    require_known_version(assets, prefix)
-    with suppress(ObjectExists):
-        pointer = Pointer(prefix=prefix, updated_at=now, updated_by=by, reason="catalog init")
+        pointer = Pointer(prefix=prefix, updated_at=datetime.now(UTC), updated_by=by, reason="catalog init")
         assets.create(ACTIVE_POINTER, pointer.model_dump_json().encode())
     return read_pointer(assets)
 
 
-def _read(assets: Bucket, key: str, kind: type[_D], absent: str) -> _D:
+def create_catalog(assets: Bucket, prefix: str, *, by: str) -> None:
+    """Creates an empty catalog under a prefix, live or not. Raises what `require_known_version` raises."""
+    with suppress(ObjectExists):
+        document = CatalogDocument(created_at=datetime.now(UTC), created_by=by)
+        assets.create(f"{prefix}/CATALOG.json", document.model_dump_json().encode())
+    require_known_version(assets, prefix)
+
+
+def _read(assets: Bucket, key: str, kind: type[_D], absent: str) -> tuple[_D, ObjectInfo]:
     place = f"{assets.name}/{key}"
     try:
-        raw, _ = assets.get(key)
+        raw, info = assets.get(key)
     except ObjectNotFound:
         raise CatalogNotInitialized(absent, place=place) from None
     try:
@@ -104,6 +148,6 @@ def _read(assets: Bucket, key: str, kind: type[_D], absent: str) -> _D:
         version = _Versioned.model_validate_json(raw).version
         if version != CATALOG_VERSION:
             raise CatalogVersionUnknown(f"it has the unknown version {version}", place=place)
-        return kind.model_validate_json(raw)
+        return kind.model_validate_json(raw), info
     except ValidationError as error:
         raise CatalogPointerInvalid(f"it is malformed: {error.errors()[0]['msg']}", place=place) from None

@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from ursa_pipelines.catalog.corrections import keep_corrections
 from ursa_pipelines.errors import CatalogConflict, CatalogRowExists, CatalogRowNotFound, RecordingConflict
 from ursa_pipelines.recordings.rows import (
     IngestionStatus,
@@ -129,7 +130,8 @@ def _added(existing: Rows, new: Rows) -> Rows:
             modalities[row.primary_key] = row if old is None or old.comparable() != row.comparable() else old
         elif not (_is_processed_from(old, row) or (unseen_nodes and _covers(old, row))):
             _require_equal(old, row, CatalogRowExists)
-    before, after = existing.recording, new.recording
+    before = existing.recording
+    after = new.recording if grown else keep_corrections(before, new.recording)
     start, end = min(before.start_time, after.start_time), _latest(before, after)
     if not unseen_nodes and not (grown and start == after.start_time and end == after.ended_at):
         _require_equal(before, after, CatalogRowExists, ignoring={"participant_ids", "device_info"})

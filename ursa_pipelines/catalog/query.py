@@ -1,153 +1,131 @@
-"""Reading many rows: filters, and recordings with their modalities (ursa-facts sections 6.5 and 9.1)."""
+"""Finding recordings with their modalities (ursa-facts section 9.1).
+
+Times, participants, families and status are conditions of the tables (`tables.filters`); metadata is compared with
+what is left. The side that has more conditions is read first, and the other only in the months of what was found.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, cast
 
-from ursa_pipelines.catalog.entries import Entry
+from ursa_pipelines.catalog.results import QueryResult, QueryResultList, QueryStatus, Where
+from ursa_pipelines.catalog.tables.scan import Snapshot
+from ursa_pipelines.catalog.tables.schemas import PARTITION, row_of
 from ursa_pipelines.recordings.identity import derive_participant_id
-from ursa_pipelines.recordings.rows import IngestionStatus, ModalityRow, RecordingRow, Row
+from ursa_pipelines.recordings.rows import IngestionStatus, ModalityRow, RecordingRow
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
-
-Where = Mapping[str, Any]
-QueryStatus = Literal["raw", "ingested"]
-
-
-@dataclass(frozen=True)
-class QueryResult:
-    """One recording and its modalities, keyed `"eeg"`, or `"eeg_<worker_id>"` where it has several of the family."""
-
-    recording: RecordingRow
-    modalities: dict[str, ModalityRow] = field(default_factory=dict)
-
-    @property
-    def recording_hash(self) -> str:
-        return self.recording.recording_hash
-
-
-class QueryResultList(list[QueryResult]):
-    """Results in order of their start time, which render as a table in notebooks."""
-
-    def to_arrow(self) -> pa.Table:
-        """One row per recording: hash, rec_id, start and end (UTC), duration, participants, modalities, bytes."""
-        import pyarrow as pa
-
-        schema = pa.schema(
-            [
-                ("recording_hash", pa.string()),
-                ("rec_id", pa.string()),
-                ("start_time", pa.timestamp("us", tz="UTC")),
-                ("ended_at", pa.timestamp("us", tz="UTC")),
-                ("duration", pa.duration("us")),
-                ("participant_ids", pa.list_(pa.string())),
-                ("modalities", pa.list_(pa.string())),
-                ("bytes", pa.int64()),
-                ("ingestion_status", pa.string()),
-            ]
-        )
-        return pa.Table.from_pylist([_flat(result) for result in self], schema=schema)
-
-    def to_pandas(self) -> pd.DataFrame:
-        """`to_arrow()` as a pandas DataFrame."""
-        return self.to_arrow().to_pandas()
-
-    def _repr_html_(self) -> str:
-        return self.to_pandas().to_html()
-
-
-def matches(row: Row, where: Where | None) -> bool:
-    """Whether a row passes every filter: equality, membership in a list, or half-open `("between", lo, hi)`.
-
-    A list column, such as participant_ids, matches if any of its values does. Raises `ValueError` for a column
-    that the row does not have.
-    """
-    for column, wanted in (where or {}).items():
-        if not hasattr(row, column):
-            raise ValueError(f"{row.table} has no column {column!r}")
-        value = getattr(row, column)
-        if not any(_matches_value(one, wanted) for one in (value if isinstance(value, list) else [value])):
-            return False
-    return True
-
-
-def select(
-    entries: Iterable[Entry],
-    *,
-    participants: Sequence[str] | None,
-    modalities: Sequence[str] | None,
-    status: QueryStatus | None,
-    started_after: datetime | None,
-    started_before: datetime | None,
-    metadata: Mapping[str, Any] | None,
-) -> QueryResultList:
-    """The recordings among `entries` that pass every filter given; see `DataInterface.query`."""
-    ids = {name if name.startswith("p_") else derive_participant_id(name) for name in participants or ()}
-    results = QueryResultList()
-    for entry in entries:
-        recording = entry.recording
-        if (
-            (participants is not None and not ids & set(recording.participant_ids))
-            or (started_after is not None and recording.start_time < started_after)
-            or (started_before is not None and recording.start_time >= started_before)
-            or any((recording.metadata or {}).get(key, _ABSENT) != value for key, value in (metadata or {}).items())
-        ):
-            continue
-        named = _named_modalities(entry.modalities)
-        chosen = {
-            name: row
-            for name, row in named.items()
-            if (modalities is None or row.modality in modalities or name in modalities) and _has_status(row, status)
-        }
-        if chosen or (modalities is None and status is None):
-            results.append(QueryResult(recording, chosen))
-    results.sort(key=lambda result: (result.recording.start_time, result.recording_hash))
-    return results
+    import polars as pl
 
 
 _ABSENT = object()
 
 
-def _named_modalities(rows: Sequence[ModalityRow]) -> dict[str, ModalityRow]:
-    families = [row.modality for row in rows]
-    return {
-        f"{row.modality}_{row.worker_id}" if families.count(row.modality) > 1 and row.worker_id else row.modality: row
-        for row in rows
-    }
+def query(
+    snapshot: Snapshot,
+    *,
+    participant_ids: Sequence[str] | None = None,
+    modalities: Sequence[str] | None = None,
+    status: QueryStatus | None = None,
+    started_after: datetime | None = None,
+    started_before: datetime | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> QueryResultList:
+    """The recordings of a snapshot that pass every filter given; see `DataInterface.query`.
 
-
-def _has_status(row: ModalityRow, status: QueryStatus | None) -> bool:
-    if status is None:
-        return True
-    if status not in {"raw", "ingested"}:
+    Raises `ValueError` for an unknown status and for a time without a zone.
+    """
+    if status not in {None, "raw", "ingested"}:
         raise ValueError(f"status={status!r}: it is 'raw', 'ingested' or None for any")
-    return (row.ingestion_status is IngestionStatus.RAW) == (status == "raw")
+    modalities = [modalities] if isinstance(modalities, str) else modalities
+    where: dict[str, Any] = {}
+    if started_after is not None or started_before is not None:
+        where["start_time"] = ("between", started_after, started_before)
+    of_recordings = dict(where)
+    if participant_ids is not None:
+        of_recordings["participant_ids"] = list(participant_ids)
+    if metadata and isinstance(metadata.get("manifest_recording_id"), str):
+        of_recordings["rec_id"] = metadata["manifest_recording_id"]
+    recordings = snapshot.frame("recordings", of_recordings)
+    workers = snapshot.frame("modalities", {**where, **_families(modalities)})
+    if participant_ids is None and not metadata and (modalities is not None or status is not None):
+        rows = snapshot.collected(_chosen(workers, modalities, status), "modalities")
+        found = snapshot.collected(_of_the_same(recordings, rows), "recordings")
+    else:
+        found = _with_metadata(snapshot.collected(recordings, "recordings"), metadata or {})
+        # Before they are counted by recording, since no condition reaches the files past that.
+        workers = _of_the_same(workers, found)
+        rows = snapshot.collected(_chosen(workers, modalities, status), "modalities")
+        if modalities is not None or status is not None:
+            found = found.join(rows, on="recording_hash", how="semi")
+    return _joined(found, rows)
 
 
-def _matches_value(value: Any, wanted: Any) -> bool:
-    if isinstance(wanted, tuple) and len(wanted) == 3 and wanted[0] == "between":
-        return value is not None and wanted[1] <= value < wanted[2]
-    if isinstance(wanted, (list, set, frozenset, tuple)):
-        return value in wanted
-    return value == wanted
+def spellings(snapshot: Snapshot, participants: Sequence[str]) -> list[str]:
+    """The ids of participants given by name or id, and of those who were merged into them."""
+    names = [participants] if isinstance(participants, str) else participants
+    ids = {name if name.startswith("p_") else derive_participant_id(name) for name in names}
+    frame = snapshot.frame("participants").select("participant_id", "merged_into")
+    merged = [pair for pair in snapshot.collected(frame, "participants").iter_rows() if pair[1] is not None]
+    while further := {key for key, above in merged if above in ids} - ids:
+        ids |= further
+    return sorted(ids)
 
 
-def _flat(result: QueryResult) -> dict[str, Any]:
-    recording = result.recording
-    statuses = sorted({str(row.ingestion_status) for row in result.modalities.values()})
-    return {
-        "recording_hash": recording.recording_hash,
-        "rec_id": recording.rec_id,
-        "start_time": recording.start_time,
-        "ended_at": recording.ended_at,
-        "duration": recording.duration,
-        "participant_ids": recording.participant_ids,
-        "modalities": list(result.modalities),
-        "bytes": sum(row.bytes for row in result.modalities.values()),
-        "ingestion_status": ",".join(statuses) or None,
-    }
+def _families(modalities: Sequence[str] | None) -> Where:
+    """A condition on the family that keeps all workers of those asked for, who may be asked for by worker too."""
+    if modalities is None:
+        return {}
+    return {"modality": sorted({name[:end] for name in modalities for end in (*_underscores(name), len(name))})}
+
+
+def _chosen(workers: pl.LazyFrame, modalities: Sequence[str] | None, status: QueryStatus | None) -> pl.LazyFrame:
+    """The modalities asked for, each with the `name` that it has in its result."""
+    import polars as pl
+
+    has_worker = pl.col("worker_id").fill_null("") != ""
+    several = pl.len().over("recording_hash", "modality") > 1
+    worker = pl.concat_str("modality", "worker_id", separator="_")
+    name = pl.when(several & has_worker).then(worker).otherwise("modality").alias("name")
+    frame = workers.with_columns(name)
+    if modalities is not None:
+        frame = frame.filter(pl.col("modality").is_in(list(modalities)) | pl.col("name").is_in(list(modalities)))
+    if status is not None:
+        is_raw = pl.col("ingestion_status") == IngestionStatus.RAW.value
+        frame = frame.filter(is_raw if status == "raw" else ~is_raw)
+    return frame
+
+
+def _of_the_same(frame: pl.LazyFrame, found: pl.DataFrame) -> pl.LazyFrame:
+    """The rows of the recordings that were found; files of other months are not opened."""
+    import polars as pl
+
+    months, hashes = (found[column].unique().implode() for column in (PARTITION, "recording_hash"))
+    return frame.filter(pl.col(PARTITION).is_in(months) & pl.col("recording_hash").is_in(hashes))
+
+
+def _with_metadata(found: pl.DataFrame, wanted: Mapping[str, Any]) -> pl.DataFrame:
+    if not wanted or found.is_empty():
+        return found
+    documents = (json.loads(text) if text else {} for text in found["metadata"])
+    return found.filter(
+        [all(document.get(key, _ABSENT) == value for key, value in wanted.items()) for document in documents]
+    )
+
+
+def _joined(found: pl.DataFrame, rows: pl.DataFrame) -> QueryResultList:
+    named: dict[str, dict[str, ModalityRow]] = {}
+    for record in rows.sort("modality", "worker_id").iter_rows(named=True):
+        name = record.pop("name")
+        named.setdefault(record["recording_hash"], {})[name] = cast(ModalityRow, row_of("modalities", record))
+    return QueryResultList(
+        QueryResult(cast(RecordingRow, row_of("recordings", record)), named.get(record["recording_hash"], {}))
+        for record in found.sort("start_time", "recording_hash").iter_rows(named=True)
+    )
+
+
+def _underscores(name: str) -> list[int]:
+    return [place for place, letter in enumerate(name) if letter == "_"]

@@ -6,7 +6,8 @@ import os
 import time
 from collections.abc import Sequence
 
-from ursa_pipelines.cli.tables import console, show_items, show_results
+from ursa_pipelines.cli.printing import console
+from ursa_pipelines.cli.tables import show_items, show_results
 from ursa_pipelines.embedded.demo_recordings import DemoRecording, make_demo_recordings
 from ursa_pipelines.embedded.sources import ensure_local_sources
 from ursa_pipelines.embedded.state import state_directory

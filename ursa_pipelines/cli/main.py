@@ -11,12 +11,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ursa_pipelines.cli.catalog import catalog_app
+from ursa_pipelines.cli.durations import durations_app
+from ursa_pipelines.cli.options import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_REFUSED,
+    AsJson,
+    Config,
+    Profile,
+    Yes,
+    confirm,
+    open_data,
+)
+from ursa_pipelines.cli.participants import participants_app
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from ursa_pipelines.interface import DataInterface
-
-EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 3, 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,13 +35,10 @@ app = typer.Typer(
     add_completion=False,
     help="Recordings off a NAS or USB drive into object storage and a catalog.",
 )
-catalog_app = typer.Typer(no_args_is_help=True, help="The catalog itself.")
 app.add_typer(catalog_app, name="catalog")
+app.add_typer(participants_app, name="participants")
+app.add_typer(durations_app, name="durations")
 
-Profile = Annotated[str | None, typer.Option("--profile", "-p", help="local, r2 or r2-test.")]
-Config = Annotated[Path | None, typer.Option("--config", help="YAML of a profile, or of fields over --profile.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed when not on a terminal.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 Directories = Annotated[list[Path], typer.Argument(help="Recording directories rec_<YYYYMMDD>_<HHMMSS>_<hex>/.")]
 RecIds = Annotated[list[str], typer.Argument(help="Recordings by id.")]
 
@@ -77,7 +85,7 @@ def plan(directories: Directories, profile: Profile = None, config: Config = Non
     """Show what `ursa ingest` would do. Reads no segment and writes nothing."""
     from ursa_pipelines.cli.tables import show_plans
 
-    show_plans(_data(profile, config), directories, as_json=as_json)
+    show_plans(open_data(profile, config), directories, as_json=as_json)
 
 
 @app.command()
@@ -93,10 +101,10 @@ def ingest(
     """Upload recording directories and register them; reconstructs a missing manifest."""
     from ursa_pipelines.cli.tables import show_items, show_plans
 
-    data = _data(profile, config)
+    data = open_data(profile, config)
     if not as_json:
         show_plans(data, directories)
-    _confirm(data, f"Ingest {len(directories)} directories into {data.profile.buckets.raw}?", yes)
+    confirm(data, f"Ingest {len(directories)} directories into {data.profile.buckets.raw}?", yes)
     data.enable_writes(roles=("assets_rw", "raw_rw"))
     items = data.ingest_many(directories, overwrite=overwrite, allow_partial=allow_partial)
     show_items(items, as_json=as_json)
@@ -113,8 +121,8 @@ def register(
     yes: Yes = False,
 ) -> None:
     """Write the rows of a recording whose bytes are already in the bucket (Path B)."""
-    data = _data(profile, config)
-    _confirm(data, f"Register {rec_id} in {data.profile.buckets.assets}?", yes)
+    data = open_data(profile, config)
+    confirm(data, f"Register {rec_id} in {data.profile.buckets.assets}?", yes)
     data.enable_writes()
     result = data.ingest_from_r2(rec_id, participant=participant)
     typer.echo(f"{rec_id}: {result.outcome}, {result.files_skipped} files, verified by {result.verification}")
@@ -123,8 +131,8 @@ def register(
 @app.command()
 def reconstruct(rec_ids: RecIds, profile: Profile = None, config: Config = None, yes: Yes = False) -> None:
     """Make manifest.json for recordings whose bytes are in the bucket without one (Path C). Needs `register` after."""
-    data = _data(profile, config)
-    _confirm(data, f"Write manifests of {len(rec_ids)} recordings into {data.profile.buckets.raw}?", yes)
+    data = open_data(profile, config)
+    confirm(data, f"Write manifests of {len(rec_ids)} recordings into {data.profile.buckets.raw}?", yes)
     data.enable_writes(roles=("assets_rw", "raw_rw"))
 
     def tell(rec_id: str) -> bool:
@@ -145,9 +153,9 @@ def verify(
     yes: Yes = False,
 ) -> None:
     """Compare rows, manifests and objects of recordings. Only reads, unless --deep proves more than the row says."""
-    data = _data(profile, config)
+    data = open_data(profile, config)
     if deep and not no_record:
-        _confirm(data, f"Note in {data.profile.buckets.assets} which of {len(rec_ids)} recordings are proved?", yes)
+        confirm(data, f"Note in {data.profile.buckets.assets} which of {len(rec_ids)} recordings are proved?", yes)
         data.enable_writes()
 
     def tell(rec_id: str) -> bool:
@@ -170,7 +178,7 @@ def query(
     """Show the recordings in the catalog."""
     from ursa_pipelines.cli.tables import show_results
 
-    found = _data(profile, config).query(participants=participant or None, modalities=modality or None)
+    found = open_data(profile, config).query(participants=participant or None, modalities=modality or None)
     show_results(found, as_json=as_json)
 
 
@@ -186,15 +194,7 @@ def bandwidth(
     """Show the upload cap, or set it for this host; uploads under way follow within two seconds."""
     from ursa_pipelines.cli.bandwidth import run_bandwidth
 
-    run_bandwidth(_data(profile, config), timetable, clear=clear)
-
-
-@catalog_app.command("init")
-def catalog_init(profile: Profile = None, config: Config = None, yes: Yes = False) -> None:
-    """Create an empty catalog and mark the buckets as this profile's. What is there already stays."""
-    data = _data(profile, config)
-    _confirm(data, f"Create a catalog in {data.profile.buckets.assets}?", yes, marks_buckets=True)
-    typer.echo(f"catalog at {data.init_catalog()}")
+    run_bandwidth(open_data(profile, config), timetable, clear=clear)
 
 
 @app.command()
@@ -205,25 +205,26 @@ def doctor(
         bool, typer.Option("--clean-uploads", help="End unfinished uploads of ours that were idle for --idle-hours.")
     ] = False,
     idle_hours: Annotated[float, typer.Option(min=0, help="How long nothing must have been sent.")] = 24,
+    release: Annotated[
+        str | None, typer.Option("--release-claim", help="Give a REC_ID free that was claimed and never registered.")
+    ] = None,
     yes: Yes = False,
 ) -> None:
     """Check credentials, buckets, catalog pointer, sources and unfinished uploads; each failure has its remedy."""
     from ursa_pipelines.cli.doctor import clean_uploads, examine
 
-    data = _data(profile, config)
+    data = open_data(profile, config)
     if clean:
         question = f"End uploads into {data.profile.buckets.raw} that were idle for {idle_hours:g} h?"
-        _confirm(data, question, yes)
+        confirm(data, question, yes)
         data.enable_writes(roles=("assets_rw", "raw_rw"))
         clean_uploads(data, timedelta(hours=idle_hours))
+    if release:
+        confirm(data, f"Release the claim of {release} in {data.profile.buckets.assets}?", yes)
+        data.enable_writes()
+        typer.echo(f"{release} is free again; it was claimed for {data.release_claim(release)}")
     if not examine(data):
         raise typer.Exit(EXIT_FAILED)
-
-
-def _data(profile: str | None, config: Path | None) -> "DataInterface":
-    from ursa_pipelines.interface import DataInterface
-
-    return DataInterface(profile if profile or config else "local", config_path=config)
 
 
 def _each(rec_ids: list[str], tell: "Callable[[str], bool]") -> None:
@@ -239,21 +240,3 @@ def _each(rec_ids: list[str], tell: "Callable[[str], bool]") -> None:
             typer.secho(str(error), err=True, fg=typer.colors.RED)
     if failed:
         raise typer.Exit(EXIT_FAILED)
-
-
-def _confirm(data: "DataInterface", question: str, yes: bool, *, marks_buckets: bool = False) -> None:
-    """Asks before a write; the raw bucket's name must be typed, whatever `--yes` says, against production, and where
-    buckets are marked as a profile's: a profile that names the wrong one must not mark it.
-    """
-    on_terminal = sys.stdin.isatty()
-    if data.profile.family == "production" or (marks_buckets and data.profile.family != "local"):
-        if not on_terminal:
-            typer.secho("This needs a terminal, to type the bucket's name.", err=True)
-            raise typer.Exit(EXIT_REFUSED)
-        if typer.prompt(f"{question} Type the name of the raw bucket") != data.profile.buckets.raw:
-            raise typer.Exit(EXIT_REFUSED)
-    elif not yes:
-        if not on_terminal:
-            raise typer.BadParameter("say --yes when not on a terminal")
-        if not typer.confirm(question):
-            raise typer.Exit(EXIT_REFUSED)

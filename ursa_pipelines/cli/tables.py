@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
-from rich.table import Table
 
-from ursa_pipelines.catalog.query import QueryResultList
+from ursa_pipelines.catalog.results import QueryResultList
+from ursa_pipelines.cli.printing import console, line, new_table, print_json
 from ursa_pipelines.errors import UrsaError
 from ursa_pipelines.ingest.batch import BatchItem
 from ursa_pipelines.interface import DataInterface
-
-console = Console()
 
 _STYLES = {"OK": "green", "SKIP": "yellow", "FAIL": "red"}
 _WORDS = {"waiting": "waits", "failed": ""}
@@ -30,7 +25,7 @@ def show_items(items: Sequence[BatchItem], *, as_json: bool = False, title: str 
     if as_json:
         print_json([{"status": item.status, **asdict(item)} for item in items])
         return
-    table = _table(title, "recording", "outcome", "path")
+    table = new_table(title, "recording", "outcome", "path")
     for name in ("files", "sent", "bytes", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     for item in items:
@@ -46,9 +41,9 @@ def show_items(items: Sequence[BatchItem], *, as_json: bool = False, title: str 
     console.print(table)
     for item in items:
         if item.reason:
-            _line(f"[{_STYLES[item.status]}]{item.status}[/] {escape(item.reason)}")
+            line(f"[{_STYLES[item.status]}]{item.status}[/] {escape(item.reason)}", markup=True)
         elif item.nodes_missing:
-            _line(f"{item.rec_id}: waits for the half of {', '.join(item.nodes_missing)}")
+            line(f"{item.rec_id}: waits for the half of {', '.join(item.nodes_missing)}")
 
 
 def show_plans(data: DataInterface, directories: Sequence[Path], *, as_json: bool = False) -> None:
@@ -62,14 +57,14 @@ def show_plans(data: DataInterface, directories: Sequence[Path], *, as_json: boo
     if as_json:
         print_json(rows)
         return
-    table = _table("Plan", "recording", "path", "files", "bytes", "to send")
+    table = new_table("Plan", "recording", "path", "files", "bytes", "to send")
     for row in rows:
         sizes = (decimal(row["bytes"]), decimal(row["bytes_to_send"])) if "bytes" in row else ("", "")
         table.add_row(row["rec_id"], row.get("path", "refused"), str(row.get("files", "")), *sizes)
     console.print(table)
     for row in rows:
         if row["reason"]:
-            _line(escape(row["reason"]))
+            line(row["reason"])
 
 
 def show_results(results: QueryResultList, *, as_json: bool = False, title: str | None = None) -> None:
@@ -77,7 +72,7 @@ def show_results(results: QueryResultList, *, as_json: bool = False, title: str 
     if as_json:
         print_json([result.recording.model_dump(mode="json") for result in results])
         return
-    table = _table(title, "recording", "duration", "participants", "verified")
+    table = new_table(title, "recording", "duration", "participants", "verified")
     table.add_column("modalities")
     for result in results:
         row = result.recording
@@ -89,20 +84,3 @@ def show_results(results: QueryResultList, *, as_json: bool = False, title: str 
             ", ".join(result.modalities),
         )
     console.print(table)
-
-
-def print_json(document: Any) -> None:
-    """One JSON document on standard output."""
-    print(json.dumps(document, ensure_ascii=False, default=str, indent=1))
-
-
-def _line(text: str) -> None:
-    # Not broken to the width of a terminal, so that it can be searched for in a log.
-    console.print(text, highlight=False, soft_wrap=True)
-
-
-def _table(title: str | None, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in columns:
-        table.add_column(column, no_wrap=True)
-    return table

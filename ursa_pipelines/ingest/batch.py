@@ -82,7 +82,17 @@ def ingest_many(
     for directory in directories:
         absolute = Path(os.path.abspath(directory))  # noqa: PTH100 - resolve() would follow a link given as directory
         by_recording.setdefault(absolute.name, []).append(absolute)
-    return Batch(context, by_recording.__getitem__, overwrite, allow_partial).run_all(by_recording)
+    items = Batch(context, by_recording.__getitem__, overwrite, allow_partial).run_all(by_recording)
+    fold_if_many(context)
+    return items
+
+
+def fold_if_many(context: IngestContext) -> None:
+    """Brings the catalog's tables up to date if much has come; what keeps it from that is no failure of an ingest."""
+    try:
+        context.catalog.fold_if_many(context.writer)
+    except UrsaError as error:
+        logger.warning("the catalog's tables are not up to date; `ursa catalog fold` brings them so: %s", error)
 
 
 @dataclass

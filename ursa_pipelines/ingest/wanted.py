@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ursa_pipelines.catalog.query import QueryResult
+from ursa_pipelines.catalog.results import QueryResult
 from ursa_pipelines.errors import ObjectsMissing
 from ursa_pipelines.objects.download import WantedFile
 from ursa_pipelines.objects.store import Bucket

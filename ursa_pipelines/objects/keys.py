@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 from ursa_pipelines.recordings.layout import MANIFEST
 
@@ -12,6 +13,7 @@ BUCKET_IDENTITY = "ursa/BUCKET.json"
 UPLOAD_RECORDS = "ursa/uploads/"
 
 _SCHEME = "r2://"
+_DISPOSABLE = re.compile(r"ursa/(uploads/[^/]+|((?!\.\.?/)[A-Za-z0-9._-]+/)+tail/[^/]+)")
 
 
 def recording_prefix(rec_id: str) -> str:
@@ -37,6 +39,11 @@ def own_marker_key(rec_id: str) -> str:
 def upload_record_key(key: str) -> str:
     """Where the assets bucket says who sends the raw object of this key in parts."""
     return f"{UPLOAD_RECORDS}{hashlib.sha256(key.encode()).hexdigest()}.json"
+
+
+def is_disposable(key: str) -> bool:
+    """Whether this is bookkeeping that ends: the record of an upload, or a mark in a catalog's tail."""
+    return _DISPOSABLE.fullmatch(key) is not None
 
 
 def uri(bucket: str, key: str) -> str:

@@ -23,7 +23,7 @@ from obstore import exceptions as failures
 from obstore.store import S3Store
 
 from ursa_pipelines.errors import ClockWrong, ETagMismatch, ObjectExists, ObjectNotFound, StoreDenied, StoreUnavailable
-from ursa_pipelines.objects.keys import UPLOAD_RECORDS
+from ursa_pipelines.objects.keys import is_disposable
 from ursa_pipelines.objects.wire import Wire
 
 _RETRIES = 6
@@ -164,6 +164,12 @@ class Bucket:
                 for meta in page:
                     yield _info(meta["path"], meta, {})
 
+    def list_directories(self, prefix: str) -> list[str]:
+        """The names directly below `prefix` (which ends in `/`) that have objects below them, in order."""
+        with self._speaking_of(prefix):
+            found = obstore.list_with_delimiter(self._store, prefix=prefix)
+            return sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
+
     def create(self, key: str, body: bytes, *, sha256: str | None = None) -> ObjectInfo:
         """Writes an object that must not exist yet, with its digest as metadata. Raises `ObjectExists`.
 
@@ -184,10 +190,13 @@ class Bucket:
             )
         return ObjectInfo(key, len(body), result["e_tag"] or "", sha256)
 
-    def delete_upload_record(self, key: str) -> None:
-        """Removes the record of an upload that has ended; nothing else is ever deleted."""
-        if not key.startswith(UPLOAD_RECORDS):
-            raise ValueError(f"{key!r} is no record of an upload")
+    def remove(self, key: str) -> None:
+        """Removes bookkeeping that has ended (`keys.is_disposable`); gone already is no error.
+
+        Raises `ValueError` for any other key: nothing else is ever deleted.
+        """
+        if not is_disposable(key):
+            raise ValueError(f"{key!r} is not disposable")
         self.wire.delete(key)
 
     def renew(self, since: int) -> bool:
@@ -234,6 +243,28 @@ class Bucket:
                 read_timeout=_CONTROL_SECONDS,
             ),
         )
+
+    def table_options(self) -> dict[str, str]:
+        """How Delta Lake and Polars reach this bucket. Holds the secret: never to be logged or kept."""
+        # As in `_store`: what is not named here would be taken from the environment.
+        access_key, secret_key, token = self._endpoint.secret()
+        if token is None and {"aws_session_token", "aws_token"} & {name.lower() for name in os.environ}:
+            # Only then, since an empty one is sent as an empty header, which not every store accepts.
+            token = ""
+        options = {
+            "aws_access_key_id": access_key,
+            "aws_secret_access_key": secret_key,
+            "aws_endpoint": self._endpoint.url,
+            "aws_endpoint_url_s3": self._endpoint.url,
+            "aws_region": self._endpoint.region,
+            "aws_allow_http": str(self._endpoint.url.startswith("http://")).lower(),
+            "aws_virtual_hosted_style_request": "false",
+            "aws_skip_signature": "false",
+            "aws_s3_express": "false",
+            "aws_request_payer": "false",
+            "aws_conditional_put": "etag",
+        }
+        return options if token is None else {**options, "aws_session_token": token}
 
     @cached_property
     def _store(self) -> S3Store:

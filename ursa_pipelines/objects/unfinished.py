@@ -92,7 +92,7 @@ class UnfinishedUploads:
         """Removes the record of an upload whose object is there, or that was aborted; another's record stays."""
         record, _ = self._read(upload_record_key(upload.key)) or (None, "")
         if record is not None and record.upload_id == upload.upload_id:
-            self.assets.delete_upload_record(upload_record_key(upload.key))
+            self.assets.remove(upload_record_key(upload.key))
 
     def abandon(self, upload: MultipartUpload) -> None:
         """Ends an upload that must not go on, with its parts and its record."""

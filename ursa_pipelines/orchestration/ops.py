@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import dagster as dg
 
 from ursa_pipelines.errors import UrsaError
-from ursa_pipelines.ingest.batch import BatchItem, StepName
+from ursa_pipelines.ingest.batch import BatchItem, StepName, fold_if_many
 from ursa_pipelines.objects.keys import marker_key, recording_prefix, uri
 from ursa_pipelines.orchestration.resources import UrsaResource
 
@@ -61,6 +61,7 @@ def register(context: dg.OpExecutionContext, ursa: UrsaResource, batch: BatchSta
     for item in registered.items:
         if item.status == "OK":
             context.log_event(_materialization(item, bucket))
+    fold_if_many(ursa.data(run_id=context.run_id).ingest_context())
     return registered
 
 

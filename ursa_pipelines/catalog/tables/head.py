@@ -1,0 +1,89 @@
+"""`<prefix>/HEAD.json`: which versions of the tables belong together (DESIGN section 6).
+
+Whoever writes the tables stamps it first, with the next generation, and swaps in the new versions last. Of two that
+overlap, the one that stamped later wins; what the other committed is in the tables, but not yet seen through HEAD.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ursa_pipelines.catalog.pointer import CATALOG_VERSION, require_known_version
+from ursa_pipelines.catalog.retrying import LOST_RACES, retrying
+from ursa_pipelines.errors import CatalogError, CatalogVersionUnknown, ETagMismatch, ObjectNotFound
+from ursa_pipelines.objects.store import Bucket
+from ursa_pipelines.recordings.manifest import UtcTime
+
+
+class Head(BaseModel):
+    """The content of HEAD.json. `epoch` counts how often the tables were begun from nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+
+    version: Annotated[int, Field(ge=1)] = CATALOG_VERSION
+    gen: int
+    epoch: int = 0
+    versions: dict[str, int] = Field(default_factory=dict)
+    folded_at: UtcTime | None = None
+    folded_by: str = ""
+
+
+def read_head(assets: Bucket, prefix: str) -> tuple[Head, str] | None:
+    """(head, ETag), or None while nothing was folded. Raises `CatalogVersionUnknown`, `CatalogError` if damaged."""
+    key = f"{prefix}/HEAD.json"
+    try:
+        raw, info = assets.get(key)
+    except ObjectNotFound:
+        return None
+    place = f"{assets.name}/{key}"
+    try:
+        head = Head.model_validate_json(raw)
+    except ValidationError as error:
+        raise CatalogError(
+            f"it is damaged: {error.errors()[0]['msg']}",
+            place=place,
+            remedy="Remove it with the tables/ beside it, then run `ursa catalog fold`; the entries hold everything.",
+        ) from None
+    if head.version != CATALOG_VERSION:
+        raise CatalogVersionUnknown(f"it has the unknown version {head.version}", place=place)
+    return head, info.etag
+
+
+def stamp(assets: Bucket, prefix: str) -> tuple[Head, str]:
+    """Announces a change of the tables: the head of the next generation, its versions as they were, and its ETag.
+
+    Raises what `require_known_version` raises: of a catalog that this version does not know nothing is changed.
+    """
+    require_known_version(assets, prefix)
+    for attempt in retrying(*LOST_RACES):
+        with attempt:
+            found = read_head(assets, prefix)
+            if found is None:
+                head = Head(gen=1)
+                return head, assets.create(_key(prefix), head.model_dump_json().encode()).etag
+            head = found[0].model_copy(update={"gen": found[0].gen + 1})
+            return head, assets.replace(_key(prefix), head.model_dump_json().encode(), found[1]).etag
+    raise AssertionError("tenacity re-raises the last error")
+
+
+def swap(assets: Bucket, prefix: str, head: Head, etag: str, *, versions: dict[str, int], epoch: int, by: str) -> bool:
+    """Makes these versions the ones that are read; False if somebody stamped after `head` was."""
+    new = head.model_copy(
+        update={"versions": versions, "epoch": epoch, "folded_at": datetime.now(UTC), "folded_by": by}
+    )
+    try:
+        for attempt in retrying():
+            with attempt:
+                assets.replace(_key(prefix), new.model_dump_json().encode(), etag)
+    except ETagMismatch:
+        # Or it was us, and the answer was lost.
+        found = read_head(assets, prefix)
+        return found is not None and found[0] == new
+    return True
+
+
+def _key(prefix: str) -> str:
+    return f"{prefix}/HEAD.json"

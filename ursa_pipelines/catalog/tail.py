@@ -1,0 +1,76 @@
+"""`<prefix>/tail/`: marks of entries that may be newer than the tables (DESIGN section 6).
+
+A mark is written before its entry, and removed only when the tables hold what it announced. So whoever lists the tail
+first and then reads the tables misses nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ursa_pipelines.errors import ObjectExists, ObjectNotFound
+from ursa_pipelines.objects.store import Bucket
+
+_READERS = 16
+_BATCH = "_batch"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One mark: who may be newer (recording_hashes, or a participant_id that was edited), and by which write.
+
+    `modified` is in seconds since 1970 UTC, by the store's clock.
+    """
+
+    key: str
+    names: tuple[str, ...]
+    txn: str
+    modified: float
+
+
+def mark(assets: Bucket, prefix: str, name: str, txn: str, attempt: int = 0) -> str:
+    """Marks one recording_hash or participant_id; the mark's key. `attempt` tells one made anew from that before."""
+    return _create(assets, f"{prefix}/tail/{name}.{txn}{f'-{attempt}' if attempt else ''}", b"")
+
+
+def mark_batch(assets: Bucket, prefix: str, names: Sequence[str], txn: str, attempt: int = 0) -> str:
+    """Marks many at once, all written by `txn`; the mark's key."""
+    key = f"{prefix}/tail/{_BATCH}.{txn}{f'-{attempt}' if attempt else ''}"
+    return _create(assets, key, json.dumps(list(names)).encode())
+
+
+def read_tail(assets: Bucket, prefix: str) -> list[Mark]:
+    """All marks. One that is removed meanwhile was folded, and is left out."""
+    infos = list(assets.list_objects(f"{prefix}/tail/"))
+
+    def parsed(key: str, modified: float) -> Mark | None:
+        name, _, suffix = key.rpartition("/")[2].rpartition(".")
+        txn = suffix.partition("-")[0]
+        if name != _BATCH:
+            return Mark(key, (name,), txn, modified)
+        try:
+            raw, _ = assets.get(key)
+        except ObjectNotFound:
+            return None
+        return Mark(key, tuple(json.loads(raw)), txn, modified)
+
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="tail") as pool:
+        marks = pool.map(lambda info: parsed(info.key, info.modified), infos)
+        return [one for one in marks if one is not None]
+
+
+def remove(assets: Bucket, marks: Sequence[Mark]) -> None:
+    """Removes marks whose entries the tables hold; one that is gone already is no error."""
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="tail") as pool:
+        list(pool.map(lambda one: assets.remove(one.key), marks))
+
+
+def _create(assets: Bucket, key: str, body: bytes) -> str:
+    # One that exists is our own, of which the answer was lost.
+    with suppress(ObjectExists):
+        assets.create(key, body)
+    return key

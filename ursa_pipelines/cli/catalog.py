@@ -1,0 +1,259 @@
+"""`ursa catalog`: the tables that other engines read, and one catalog in the place of another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ursa_pipelines.cli.exchange import app as exchange_app
+from ursa_pipelines.cli.options import EXIT_FAILED, AsJson, Commit, Config, Profile, Yes, confirm, open_data, writing
+from ursa_pipelines.cli.printing import counted, line, print_json, show_rows
+
+if TYPE_CHECKING:
+    from ursa_pipelines.catalog.cutover import CutOver
+    from ursa_pipelines.catalog.diff import CatalogDiff
+    from ursa_pipelines.interface import DataInterface
+
+catalog_app = typer.Typer(no_args_is_help=True, help="The catalog itself: its tables, and other prefixes of it.")
+
+catalog_app.add_typer(exchange_app)
+
+Prefix = Annotated[str, typer.Argument(help="A catalog's prefix, such as ursa/catalog-2026-11.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the pointer.")]
+
+
+@catalog_app.command()
+def init(profile: Profile = None, config: Config = None, yes: Yes = False) -> None:
+    """Create an empty catalog and mark the buckets as this profile's. What is there already stays."""
+    data = open_data(profile, config)
+    confirm(data, f"Create a catalog in {data.profile.buckets.assets}?", yes, marks_buckets=True)
+    typer.echo(f"catalog at {data.init_catalog()}")
+
+
+@catalog_app.command()
+def fold(
+    profile: Profile = None,
+    config: Config = None,
+    prefix: Annotated[str | None, typer.Option(help="Of a catalog that is not the live one.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Compare all entries with the tables, and mend them.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Make the tables anew from all entries.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the tables that other engines read up to date with the entries. They are an index: nothing is lost."""
+    from dataclasses import asdict
+
+    from ursa_pipelines.catalog.tables import fold as folding
+
+    data = open_data(profile, config)
+    context = writing(data)
+    assets, under, by = context.catalog.assets, prefix or context.catalog.prefix, context.writer.by
+    if everything:
+        folded = folding.refold(assets, under, by=by)
+    elif check:
+        folded = folding.repair(assets, under, by=by)
+    else:
+        folded = folding.fold(assets, under, by=by, check_tables=True)
+    if as_json:
+        print_json(asdict(folded))
+    elif folded.gave_up:
+        typer.echo("somebody else folds just now; what was left is in the next fold")
+    else:
+        typer.echo(
+            f"{folded.entries:,} entries folded in {folded.seconds:.1f} s, "
+            f"{folded.marks_removed:,} marks removed, {folded.marks_left:,} left"
+        )
+
+
+@catalog_app.command()
+def compact(
+    profile: Profile = None,
+    config: Config = None,
+    retention_days: Annotated[float, typer.Option(min=0, help="How long files of old versions are kept.")] = 7,
+    commit: Commit = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Join the tables' small files, and remove files that no version needs any more."""
+    from dataclasses import asdict
+
+    from ursa_pipelines.catalog.tables.upkeep import compact as compact_tables
+
+    data = open_data(profile, config)
+    if commit:
+        confirm(data, f"Compact the tables in {data.profile.buckets.assets}?", yes)
+    context = writing(data) if commit else data.reading_context
+    upkeep = compact_tables(
+        context.catalog.assets,
+        context.catalog.prefix,
+        by=context.writer.by,
+        retention=timedelta(days=retention_days),
+        dry_run=not commit,
+    )
+    if as_json:
+        print_json([asdict(one) for one in upkeep])
+        return
+    show_rows("Tables", [asdict(one) for one in upkeep])
+    if not commit:
+        typer.echo("Nothing was written; --commit does it.")
+
+
+@catalog_app.command()
+def rebuild(
+    to: Annotated[str, typer.Option("--to", help="The fresh prefix, such as ursa/catalog-2026-11.")],
+    profile: Profile = None,
+    config: Config = None,
+    shard: Annotated[str | None, typer.Option(help="One of several that run side by side, such as 1/4.")] = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a catalog from the raw bucket under a fresh prefix. The live one stays as it is; see `cutover`."""
+    from dataclasses import asdict
+
+    from ursa_pipelines.maintenance.rebuild import rebuild as rebuild_catalog
+
+    part = _shard(shard)
+    data = open_data(profile, config)
+    confirm(data, f"Rebuild the catalog of {data.profile.buckets.raw} under {to}?", yes)
+    context = writing(data)
+    with counted("Reading manifests") as progress:
+        rebuilt = rebuild_catalog(context, context.catalog, to, shard=part, progress=progress)
+    if as_json:
+        print_json(asdict(rebuilt))
+    else:
+        typer.echo(
+            f"{rebuilt.recordings:,} recordings: {rebuilt.created:,} created, {rebuilt.changed:,} changed, "
+            f"{rebuilt.unchanged:,} were there, {len(rebuilt.waiting):,} wait for a manifest, "
+            f"{len(rebuilt.failed):,} failed"
+        )
+        for rec_id in rebuilt.waiting:
+            line(f"waits  {rec_id}: no usable manifest; `ursa reconstruct {rec_id}` makes one")
+        for told, problems in (
+            ("FAIL ", rebuilt.failed),
+            ("FAIL  not copied:", rebuilt.not_carried),
+            ("note  from the bucket alone:", rebuilt.without_live),
+        ):
+            for name, reason in problems:
+                line(f"{told} {name}: {reason}")
+        if rebuilt.folded:
+            line(f"Next: `ursa catalog diff {to}`, then `ursa catalog cutover {to} --reason ...`")
+        elif not rebuilt.paused:
+            line(f"Next, when all shards are done: `ursa catalog fold --prefix {to} --all`")
+    if not rebuilt.ok:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@catalog_app.command()
+def diff(prefix: Prefix, profile: Profile = None, config: Config = None, as_json: AsJson = False) -> None:
+    """Show how a catalog under another prefix differs from the live one. Only reads; exit code 1 if it does."""
+    from dataclasses import asdict
+
+    found = _diff(open_data(profile, config), prefix)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        _show_diff(found)
+    if not found.is_empty:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@catalog_app.command()
+def cutover(
+    prefix: Prefix,
+    reason: Reason,
+    profile: Profile = None,
+    config: Config = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the catalog under PREFIX the live one, and bring over what was written meanwhile. Run again, it finishes."""
+    from ursa_pipelines.catalog.cutover import cutover as cut_over
+
+    data = open_data(profile, config)
+    if not as_json and data.catalog.prefix != prefix:
+        _show_diff(_diff(data, prefix))
+    confirm(data, f"Make {prefix} the live catalog of {data.profile.buckets.assets}?", yes)
+    context = writing(data)
+    _tell(cut_over(context.catalog.assets, prefix, writer=context.writer, reason=reason), as_json=as_json)
+
+
+@catalog_app.command()
+def rollback(
+    reason: Reason, profile: Profile = None, config: Config = None, yes: Yes = False, as_json: AsJson = False
+) -> None:
+    """Make the previous catalog the live one again, with what was written since. Run again, it finishes."""
+    from ursa_pipelines.catalog.cutover import rollback as roll_back
+
+    data = open_data(profile, config)
+    confirm(data, f"Leave {data.catalog.prefix} in {data.profile.buckets.assets} and go back?", yes)
+    context = writing(data)
+    _tell(roll_back(context.catalog.assets, writer=context.writer, reason=reason), as_json=as_json)
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise typer.BadParameter(f"--shard {text}: it is WHICH/OF, from 1/OF to OF/OF")
+    return int(found[1]), int(found[2])
+
+
+def _diff(data: DataInterface, prefix: str) -> CatalogDiff:
+    from ursa_pipelines.catalog.catalog import Catalog
+    from ursa_pipelines.catalog.diff import diff
+    from ursa_pipelines.catalog.pointer import require_known_version
+
+    live = data.catalog
+    require_known_version(live.assets, prefix)
+    return diff(live, Catalog.open(live.assets, prefix=prefix))
+
+
+def _show_diff(found: CatalogDiff) -> None:
+
+    show_rows(
+        f"{found.other} beside the live {found.live}",
+        [
+            {
+                "table": one.table,
+                "live": one.live_rows,
+                "other": one.other_rows,
+                "added": len(one.added),
+                "missing": len(one.missing),
+                "changed": len(one.changed),
+            }
+            for one in found.tables
+        ],
+    )
+    for table in found.tables:
+        for word, keys in (("added", table.added), ("missing", table.missing)):
+            _some(f"{table.table}: {word}", [" ".join(map(str, key)) for key in keys])
+        for column in table.columns:
+            line(f"{table.table}.{column.column}: {column.count:,} changed")
+            for one in column.examples:
+                line(f"    {' '.join(map(str, one.key))}: {one.live} -> {one.other}")
+
+
+def _some(title: str, names: Sequence[str], at_most: int = 5) -> None:
+
+    if names:
+        more = f" and {len(names) - at_most:,} more" if len(names) > at_most else ""
+        line(f"{title}: {', '.join(names[:at_most])}{more}")
+
+
+def _tell(done: CutOver, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        print_json(asdict(done))
+    else:
+        line(f"{done.prefix} is live{'' if done.swapped else ', as it was'}")
+        if done.source is not None:
+            line(f"{done.examined:,} of {done.source} looked at, {done.brought:,} brought over")
+        for one in done.conflicts:
+            line(f"FAIL  {one.kind} {one.name}: {one.reason}")
+    if not done.ok:
+        raise typer.Exit(EXIT_FAILED)

@@ -1,0 +1,82 @@
+"""How commands print: tables, lines that are not broken, progress on a terminal, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ursa_pipelines.maintenance.many import Applied
+
+console = Console()
+
+
+def new_table(title: str | None, *columns: str) -> Table:
+    """A table whose columns stay on one line."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
+
+
+def show_table(title: str, columns: dict[str, bool], rows: Sequence[Sequence[str | None]]) -> None:
+    """A table of text, if it has rows; `columns` maps titles to whether a cell must stay on one line."""
+    if not rows:
+        return
+    table = new_table(title)
+    for name, no_wrap in columns.items():
+        table.add_column(name, no_wrap=no_wrap)
+    for row in rows:
+        table.add_row(*(escape(cell or "") for cell in row))
+    console.print(table)
+
+
+def show_rows(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Rows with the same keys as a table; what is counted stands on the right, with its thousands apart."""
+    if not rows:
+        return
+    table = new_table(title)
+    for name, value in rows[0].items():
+        table.add_column(name.replace("_", " "), no_wrap=True, justify="right" if isinstance(value, int) else "left")
+    for row in rows:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else escape(str(value)) for value in row.values()))
+    console.print(table)
+
+
+def show_applied(applied: Sequence[Applied], *, is_dry: bool) -> None:
+    """How many rows were written, and why others were not."""
+    for one in applied:
+        if one.outcome == "failed":
+            line(f"FAIL {one.rec_id or one.recording_hash}: {one.problem}")
+    if is_dry:
+        line("Nothing was written; --commit writes it.")
+    elif applied:
+        line(f"{sum(one.outcome == 'written' for one in applied)} rows written.")
+
+
+@contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Shows on a terminal how far something has come, of how many where that is known."""
+    from rich.progress import Progress
+
+    errors = Console(stderr=True)
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def line(text: str, *, markup: bool = False) -> None:
+    """A line that is not broken to the width of a terminal, so that it can be searched for in a log."""
+    console.print(text, highlight=False, soft_wrap=True, markup=markup)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(document, ensure_ascii=False, default=str, indent=1))

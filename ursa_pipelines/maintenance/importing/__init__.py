@@ -1,0 +1,1 @@
+"""Bringing in the tables of another catalog: read, checked, planned, then written."""
