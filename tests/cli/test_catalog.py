@@ -171,3 +171,11 @@ def test_what_was_deleted_from_the_tables_is_made_again_by_a_fold(lab: Lab, ursa
     assert "2 entries folded" in ursa("catalog", "fold").stdout
 
     assert lab.interface().list_recordings() == rows
+
+
+def test_doctor_lets_writers_race_and_leaves_nothing_behind(lab: Lab, ursa: Command):
+    before = lab.everything()
+
+    assert "one of 64 won" in ursa("doctor", "--race-writes", "--yes").stdout
+
+    assert lab.everything() == before

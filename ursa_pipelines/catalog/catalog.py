@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ursa_pipelines.catalog.tables.fold import Folded
     from ursa_pipelines.catalog.tables.scan import Snapshot, Tables
 
-_READERS = 16
+_READERS = 64
 
 
 @dataclass(frozen=True)

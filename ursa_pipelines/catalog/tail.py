@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ursa_pipelines.errors import ObjectExists, ObjectNotFound
 from ursa_pipelines.objects.store import Bucket
 
-_READERS = 16
+_READERS = 64
 _BATCH = "_batch"
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 
 import typer
 
-from ursa_pipelines.errors import UrsaError
+from ursa_pipelines.cli.options import writing
+from ursa_pipelines.errors import CatalogError, ObjectExists, UrsaError
 from ursa_pipelines.ingest.sources import Source, list_recordings
 from ursa_pipelines.interface import DataInterface
 from ursa_pipelines.objects.unfinished import UnfinishedUpload
+
+_RACERS = 64
 
 
 def examine(data: DataInterface) -> bool:
@@ -51,6 +56,33 @@ def told_uploads(uploads: list[UnfinishedUpload]) -> str:
         f"{len(idle)} with {stored / 1e6:,.1f} MB stored, the longest idle since {min(idle):%Y-%m-%d %H:%M %Z}; "
         "the next ingest of their recordings goes on with them"
     )
+
+
+def race_writes(data: DataInterface) -> None:
+    """Lets 64 writers create one object at once and removes it; raises `CatalogError` unless exactly one has won.
+
+    The catalog stands on this (DESIGN section 6), and not every store that takes `If-None-Match` keeps its word.
+    """
+    assets = writing(data).catalog.assets
+    key = f"ursa/doctor/tail/{secrets.token_hex(8)}"
+
+    def create(number: int) -> bool:
+        try:
+            assets.create(key, str(number).encode())
+        except ObjectExists:
+            return False
+        return True
+
+    with ThreadPoolExecutor(_RACERS) as pool:
+        winners = sum(pool.map(create, range(_RACERS)))
+    assets.remove(key)
+    if winners != 1:
+        raise CatalogError(
+            f"of {_RACERS} writers that created one object at once, {winners} were told that they had",
+            place=f"{assets.name}/{key}",
+            remedy="Try once more; if it is so again, this store must not hold a catalog.",
+        )
+    typer.echo(f"ok    conditional writes: one of {_RACERS} won")
 
 
 def clean_uploads(data: DataInterface, idle: timedelta) -> None:

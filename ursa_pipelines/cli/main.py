@@ -208,10 +208,13 @@ def doctor(
     release: Annotated[
         str | None, typer.Option("--release-claim", help="Give a REC_ID free that was claimed and never registered.")
     ] = None,
+    race: Annotated[
+        bool, typer.Option("--race-writes", help="Let 64 writers create one object at once: exactly one must win.")
+    ] = False,
     yes: Yes = False,
 ) -> None:
     """Check credentials, buckets, catalog pointer, sources and unfinished uploads; each failure has its remedy."""
-    from ursa_pipelines.cli.doctor import clean_uploads, examine
+    from ursa_pipelines.cli.doctor import clean_uploads, examine, race_writes
 
     data = open_data(profile, config)
     if clean:
@@ -219,6 +222,9 @@ def doctor(
         confirm(data, question, yes)
         data.enable_writes(roles=("assets_rw", "raw_rw"))
         clean_uploads(data, timedelta(hours=idle_hours))
+    if race:
+        confirm(data, f"Write a probe into {data.profile.buckets.assets}?", yes)
+        race_writes(data)
     if release:
         confirm(data, f"Release the claim of {release} in {data.profile.buckets.assets}?", yes)
         data.enable_writes()

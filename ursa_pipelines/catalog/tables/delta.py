@@ -53,15 +53,22 @@ def open_or_create(assets: Bucket, prefix: str, name: str) -> DeltaTable:
     table = open_table(assets, prefix, name)
     if table is not None:
         return table
-    with speaking_of(assets, prefix, name):
-        return DeltaTable.create(
-            table_uri(assets, prefix, name),
-            SCHEMAS[name],
-            mode="ignore",
-            partition_by=_partition_by(name),
-            configuration=dict(_PROPERTIES),
-            storage_options=assets.table_options(),
-        )
+    try:
+        with speaking_of(assets, prefix, name):
+            return DeltaTable.create(
+                table_uri(assets, prefix, name),
+                SCHEMAS[name],
+                mode="ignore",
+                partition_by=_partition_by(name),
+                configuration=dict(_PROPERTIES),
+                storage_options=assets.table_options(),
+            )
+    except CommitFailedError:
+        # Somebody else has made it meanwhile.
+        table = open_table(assets, prefix, name)
+        if table is None:
+            raise StoreUnavailable("the table could not be made", place=table_uri(assets, prefix, name)) from None
+        return table
 
 
 def is_newest(assets: Bucket, prefix: str, name: str, version: int) -> bool:

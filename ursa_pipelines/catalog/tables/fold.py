@@ -49,7 +49,7 @@ _R = TypeVar("_R")
 
 _HASHES_AT_ONCE = 1_000
 _ENTRIES_AT_ONCE = 10_000
-_READERS = 32
+_READERS = 64
 _MARK_SECONDS = 24 * 3600
 _FROM_ENTRIES = {"modalities": modalities_of, "events": events_of, "recordings": recordings_of}
 
@@ -105,7 +105,8 @@ def refold(assets: Bucket, prefix: str, *, by: str, progress: Callable[[int], No
     """
     started = time.monotonic()
     head, etag = stamp(assets, prefix)
-    tables: dict[str, DeltaTable] = {name: delta.open_or_create(assets, prefix, name) for name in TABLES}
+    opened = _concurrently(lambda name: delta.open_or_create(assets, prefix, name), TABLES)
+    tables: dict[str, DeltaTable] = dict(zip(TABLES, opened, strict=True))
     marks = read_tail(assets, prefix)
     marked = {name for mark in marks for name in mark.names}
     edits = read_edits(assets, prefix)
@@ -289,12 +290,15 @@ class _Fold:
 
 def _opened(assets: Bucket, prefix: str, head: Head) -> dict[str, DeltaTable] | None:
     """The newest tables, or None if they are not those that HEAD speaks of."""
+    if head.versions.keys() != set(TABLES):
+        return None
+    opened = _concurrently(lambda name: delta.open_table(assets, prefix, name), TABLES)
     tables: dict[str, DeltaTable] = {}
-    for name in TABLES if head.versions.keys() == set(TABLES) else ():
-        table = delta.open_table(assets, prefix, name)
-        if table is not None and table.version() >= head.versions[name]:
-            tables[name] = table
-    return tables if tables.keys() == set(TABLES) else None
+    for name, table in zip(TABLES, opened, strict=True):
+        if table is None or table.version() < head.versions[name]:
+            return None
+        tables[name] = table
+    return tables
 
 
 def _are_gone(assets: Bucket, prefix: str) -> bool:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_READERS = 16
+_READERS = 64
 _ENTRIES_AT_ONCE = 64
 _BATCH_ROWS = 65_536
 _DERIVED_HASH = re.compile("[0-9a-f]{64}")
