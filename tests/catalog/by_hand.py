@@ -45,6 +45,11 @@ def create_catalog(lab: Lab, prefix: str) -> None:
 def move_pointer(lab: Lab, prefix: str) -> None:
     """Makes an empty catalog the live one, without a sweep."""
     create_catalog(lab, prefix)
+    point_to(lab, prefix)
+
+
+def point_to(lab: Lab, prefix: str) -> None:
+    """Makes a catalog the live one, without a sweep."""
     _, info = lab.assets.get(ACTIVE_POINTER)
     pointer = Pointer(prefix=prefix, previous=[read_pointer(lab.assets).prefix], updated_at=START)
     lab.assets.replace(ACTIVE_POINTER, pointer.model_dump_json().encode(), info.etag)

@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from tests.catalog.by_hand import NEW_PREFIX, PREFIX, WRITER, hash_of, move_pointer, rec_id, row
+from tests.catalog.by_hand import (
+    NEW_PREFIX,
+    PREFIX,
+    WRITER,
+    create_catalog,
+    hash_of,
+    move_pointer,
+    point_to,
+    rec_id,
+    row,
+)
 from tests.faults.proxy import LoseAnswer, Proxy, Refuse
 from tests.lab import Lab
 from ursa_pipelines.catalog import policies
@@ -149,6 +159,46 @@ def test_an_empty_batch_is_nothing(lab: Lab):
     assert register(Catalog.open(lab.assets), []) == []
 
     assert lab.everything() == before
+
+
+def test_a_recording_called_like_a_batch_is_a_recording(lab: Lab):
+    named = row(0).model_copy(update={"recording_hash": "_batch"})
+
+    lab.data.register_recording(**named.model_dump())
+
+    assert [one.recording_hash for one in lab.interface().list_recordings()] == ["_batch"]
+    assert lab.data.fold().entries == 1
+
+
+def test_a_change_that_is_refused_where_the_pointer_moved_to_does_not_stop_the_rest(lab: Lab):
+    catalog = Catalog.open(lab.assets)
+    other = row(0, minutes=9)
+    create_catalog(lab, NEW_PREFIX)
+    Catalog.open(lab.assets, prefix=NEW_PREFIX).register_recording(other, "error", WRITER)
+    steps = iter([lambda: point_to(lab, NEW_PREFIX)])
+
+    def changing(one: RecordingRow) -> Change:
+        def resolve(existing: Rows | None) -> Rows:
+            next(steps, lambda: None)()
+            return policies.register_recording(one, "error")(existing)
+
+        return Change(one.recording_hash, True, one.rec_id, lambda _: resolve, "test", WRITER)
+
+    outcomes = catalog.write_many([changing(row(0)), changing(row(1))])
+
+    assert told(outcomes) == [CatalogRowExists, "created"]
+    assert lab.interface().get_recording(hash_of(1)).rec_id == rec_id(1)
+
+
+def test_a_claim_that_a_refused_batch_left_can_be_released(lab: Lab):
+    catalog = Catalog.open(lab.assets)
+    register(catalog, [row(0)])
+    wrong = row(0).model_copy(update={"metadata": {"manifest_recording_id": rec_id(1)}})
+    assert told(register(catalog, [wrong])) == [RecordingConflict]
+
+    assert catalog.release_claim(rec_id(1), WRITER, idle=0) == hash_of(0)
+
+    assert told(register(catalog, [row(1)])) == ["created"]
 
 
 def register(

@@ -121,3 +121,31 @@ def test_no_cell_of_a_csv_is_a_formula(lab: Lab, tmp_path: Path):
 def test_what_does_not_exist_is_refused(lab: Lab, tmp_path: Path, options: dict):
     with pytest.raises(ValueError, match=r"there (are|is)"):
         export(lab.data.catalog, tmp_path, **options)
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "lance"])
+def test_a_directory_that_is_no_export_is_never_replaced(lab: Lab, tmp_path: Path, form: str):
+    thesis = tmp_path / f"recordings.{form}" / "thesis.txt"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
+
+    with pytest.raises(UrsaError, match=rf"recordings\.{form}: a directory is in the place"):
+        export(lab.data.catalog, tmp_path, format=form, overwrite=True)  # type: ignore[arg-type]
+
+    assert thesis.read_text() == "years of work"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".export")] == []
+
+
+def test_a_name_too_long_for_a_file_is_refused_with_its_place(lab: Lab, tmp_path: Path):
+    with pytest.raises(UrsaError, match="the export cannot be written: File name too long"):
+        export(lab.data.catalog, tmp_path / ("x" * 300), format="csv")
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "lance"])
+def test_only_its_owner_may_read_the_names(lab: Lab, tmp_path: Path, form: str):
+    _ingested(lab)
+
+    exported = export(lab.data.catalog, tmp_path, format=form)  # type: ignore[arg-type]
+
+    open_to_others = {one.table: bool(one.path.stat().st_mode & 0o077) for one in exported}
+    assert not open_to_others.pop("participants") and all(open_to_others.values())

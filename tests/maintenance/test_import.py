@@ -11,6 +11,7 @@ from typing import Any
 
 import lance
 import pyarrow as pa
+import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -27,6 +28,7 @@ from ursa_pipelines.maintenance.importing.rows import reveals_name
 from ursa_pipelines.maintenance.importing.run import apply_import, plan_import
 from ursa_pipelines.maintenance.participants_edits import apply_edit, plan_merge
 from ursa_pipelines.recordings.identity import derive_participant_id
+from ursa_pipelines.recordings.rows import RecordingRow
 
 WRITER = Writer(by="tester@bench")
 REC, OTHER_REC = "rec_20260520_195628_b1dd", "rec_20260521_195628_b1dd"
@@ -171,7 +173,10 @@ def test_an_export_gives_the_same_rows_in_an_empty_catalog(lab: Lab, elsewhere: 
 
     assert (plan.new, report.created, report.merged_participants, plan.left_out) == (4, 4, 1, ("events",))
     assert report.failed.count == plan.problems.count - plan.kinds["missing bytes"] == 0
-    assert _catalogued(elsewhere) == _catalogued(lab)
+    recordings, *others = _catalogued(lab)
+    unproved = [{key: told for key, told in row.metadata.items() if key != "verification"} for row in recordings]
+    recordings = [row.model_copy(update={"metadata": told}) for row, told in zip(recordings, unproved, strict=True)]
+    assert _catalogued(elsewhere) == [recordings, *others]
     with _unchanged(elsewhere):
         again, report = _imported(elsewhere, tmp_path / "out", allow_missing_bytes=True)
     assert (again.equal, again.writes, again.is_clean, report) == (4, 0, True, ImportReport())
@@ -559,3 +564,150 @@ def test_rows_of_an_import_survive_their_entry(lab: Lab, tmp_path: Path):
 
     assert isinstance(planned, Imported)
     assert lab.data.catalog.entry(HASH).rows == planned.rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("participants.csv", b"participant_id,a,b\np1,2,Lin, Aria Secretname\n", "Expected 3 columns, got 4"),
+        ("recordings.csv", b"recording_hash\n\x1b[31mAria Secretname,\x00\x07\n", "Expected 1 columns, got 2"),
+        ("recordings.csv", b"recording_hash,a\nSecretname,\xff\x1b\n", "invalid UTF8 data"),
+    ],
+)
+def test_no_cell_is_in_the_error_of_a_table_that_cannot_be_read(
+    lab: Lab, tmp_path: Path, name: str, content: bytes, reason: str
+):
+    source = _write(tmp_path / "in")
+    if name != "recordings.csv":
+        _write(source, recordings=[_recording()])
+    (source / name).write_bytes(content)
+
+    with pytest.raises(UrsaError, match=rf"{name}: the table cannot be read: .*{reason}") as caught:
+        _planned(lab, source)
+
+    assert "Secretname" not in str(caught.value) and str(caught.value).isprintable()
+
+
+def _of_bytes(*values: bytes) -> pa.Array:
+    return pa.Array.from_buffers(pa.string(), len(values), pa.array(values, pa.binary()).buffers())
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "values"),
+    [
+        ("recordings", "start_time", pa.array([2**62], pa.timestamp("us", "UTC"))),
+        ("recordings", "start_time", pa.array([2**60], pa.timestamp("ms", "UTC"))),
+        ("recordings", "start_time", pa.array([0], pa.timestamp("us", "No/Where"))),
+        ("recordings", "seen", pa.array([[2**62]], pa.list_(pa.timestamp("us")))),
+        ("recordings", "metadata", _of_bytes(b"ab\xff")),
+        ("recordings", "recording_hash", _of_bytes(b"ab\xff")),
+        ("participants", "enrolled_at", pa.array([2**62], pa.timestamp("us", "UTC"))),
+        ("participants", "participant_id", _of_bytes(b"ab\xff")),
+    ],
+)
+def test_a_cell_that_python_cannot_hold_is_told_with_its_file(
+    lab: Lab, tmp_path: Path, table: str, column: str, values: pa.Array
+):
+    source = _write(tmp_path / "in", recordings=[_recording()], participants=[_participant()])
+    path = source / f"{table}.parquet"
+    read = pq.read_table(path)
+    kept = read.drop_columns([column]) if column in read.column_names else read
+    pq.write_table(kept.append_column(column, values), path)
+
+    with pytest.raises(UrsaError, match=rf"{table}\.parquet: the table cannot be read"):
+        _planned(lab, source)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"duration_us": "9" * 26}, "duration_us: is no whole number, or too large"),
+        ({"duration_us": "Secretname"}, "duration_us: is no whole number, or too large"),
+        ({"participant_ids": "[" * 100_000}, "participant_ids: is no list of ids"),
+        ({"start_time": "0001-01-01T00:00:00+05:00"}, "start_time: "),
+    ],
+)
+def test_a_cell_beyond_all_bounds_refuses_its_row_only(lab: Lab, tmp_path: Path, fields: dict, reason: str):
+    row = {"recording_hash": OTHER_HASH, "start_time": START.isoformat(), "duration_us": "5", "participant_ids": "[]"}
+    source = tmp_path / "in"
+    source.mkdir()
+    table = pa.Table.from_pylist([row, row | {"recording_hash": HASH} | fields])
+    arrow_csv.write_csv(table, source / "recordings.csv")
+
+    plan, report = _imported(lab, source)
+
+    (problem,) = plan.problems.shown
+    assert (problem.row, plan.refused, report.created, report.failed.count) == (2, 1, 1, 0)
+    assert reason in problem.reason and "Secretname" not in problem.reason
+
+
+def test_a_participant_beyond_all_bounds_is_refused(lab: Lab, tmp_path: Path):
+    source = _write(tmp_path / "in", recordings=[_recording()])
+    rows = "participant_id,enrolled_at\np1,0001-01-01T00:00:00+05:00\n"
+    (source / "participants.csv").write_text(rows)
+
+    plan = _planned(lab, source)
+
+    assert (plan.kinds, plan.new) == ({"invalid": 1}, 1)
+
+
+def test_an_import_claims_no_proof_that_nobody_made_here(lab: Lab, tmp_path: Path):
+    metadata = json.dumps({"manifest_recording_id": REC, "verification": "sha256"})
+    source = _write(tmp_path / "in", recordings=[_recording(metadata=metadata)])
+
+    _imported(lab, source)
+
+    assert lab.data.get_recording(HASH).metadata == {"manifest_recording_id": REC}
+    assert _planned(lab, source).equal == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("recordings.xlsx", r"ends in none of \.parquet, \.csv, \.lance"), ("x" * 300, "File name too long")]
+    + [(f"{'x' * 300}{suffix}", "cannot be read") for suffix in (".parquet", ".csv", ".lance")],
+)
+def test_a_path_that_is_no_table_is_refused(lab: Lab, tmp_path: Path, name: str, reason: str):
+    (tmp_path / "recordings.xlsx").touch()
+
+    with pytest.raises(UrsaError, match=reason):
+        _planned(lab, tmp_path / name)
+
+
+def test_a_source_without_modalities_leaves_those_of_the_catalog(lab: Lab, tmp_path: Path):
+    recording, only = _exported_and_changed(lab, tmp_path)
+
+    with plan_import(lab.data.catalog, lab.raw, only, overwrite=True) as plan:
+        report = apply_import(_writable(lab), plan, WRITER)
+
+    assert report.changed == 1
+    entry = lab.interface().catalog.entry(recording.recording_hash)
+    assert entry.recording.duration == timedelta(hours=1)
+    assert [row.modality for row in entry.modalities] == ["mic"]
+    assert [(row.metadata or {}).get("display_name") for row in entry.participants] == ["Aria Lin"]
+
+
+def test_what_was_changed_since_the_import_was_planned_is_not_replaced(lab: Lab, tmp_path: Path):
+    recording, only = _exported_and_changed(lab, tmp_path)
+
+    with plan_import(lab.data.catalog, lab.raw, only, overwrite=True) as plan:
+        lab.data.register_recording(**recording.model_dump() | {"duration": timedelta(hours=3)}, on_conflict="extend")
+        report = apply_import(_writable(lab), plan, WRITER)
+
+    assert (report.changed, report.failed.count) == (0, 1)
+    assert lab.interface().get_recording(recording.recording_hash).duration == timedelta(hours=3)
+
+
+def _exported_and_changed(lab: Lab, tmp_path: Path) -> tuple[RecordingRow, Path]:
+    """A recording, and an export of its row alone that says it was an hour long."""
+    directory = write_recording(lab.nas, "rec_20260520_195628_b1dd", {"mic/a.wav": b"audio"}, participant="Aria Lin")
+    recording = lab.data.ingest(source_dir=directory).recording
+    assert recording is not None
+    (exported,) = export(lab.data.catalog, tmp_path / "one", format="parquet", tables=["recordings"])
+    table = pq.read_table(exported.path)
+    column = table.schema.get_field_index("duration_us")
+    pq.write_table(table.set_column(column, "duration_us", pa.array([3_600_000_000])), exported.path)
+    return recording, exported.path
+
+
+def _writable(lab: Lab) -> Catalog:
+    return lab.data.ingest_context(raw_role="raw_ro").catalog

@@ -80,6 +80,10 @@ class Catalog:
         self, table: str, where: Where | None = None, columns: Sequence[str] | None = None
     ) -> Iterator[pa.RecordBatch]:
         """The rows of a table that match as Arrow, streamed, in no order. Raises `ValueError` for unknown columns."""
+        from ursa_pipelines.catalog.tables.schemas import TABLES
+
+        if table not in TABLES:
+            raise ValueError(f"there is no table {table!r}; there are {', '.join(sorted(TABLES))}")
         return self._snapshot(where).scan(table, where, columns)
 
     def count(self, table: str, where: Where | None = None) -> int:
@@ -225,8 +229,8 @@ class Catalog:
 
         Returns the recording_hash that had owned it. Raises `CatalogError` if it is registered or claimed too recently.
         """
-        owner = read_claim(self.assets, self.prefix, rec_id)
-        is_there = owner is not None and read_entry(self.assets, self.prefix, owner) is not None
+        parse_rec_id(rec_id)
+        is_there = self.entry_of_rec_id(rec_id) is not None
         return release_claim(self.assets, self.prefix, rec_id, entry_is_there=is_there, by=writer.by, idle=idle)
 
     def _live_prefix(self) -> str:

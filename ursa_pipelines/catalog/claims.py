@@ -11,6 +11,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from ursa_pipelines.catalog.tail import read_tail
 from ursa_pipelines.errors import CatalogError, ETagMismatch, ObjectExists, ObjectNotFound
 from ursa_pipelines.objects.store import Bucket, ObjectInfo
 
@@ -60,13 +61,27 @@ def release_claim(assets: Bucket, prefix: str, rec_id: str, *, entry_is_there: b
         raise CatalogError(
             f"it is registered as {document['recording_hash']}", recording=rec_id, place=place, remedy="Nothing to do."
         )
-    if time.time() - info.modified < idle:
+    owner = str(document["recording_hash"])
+    if time.time() - info.modified < idle or _is_being_written(assets, prefix, owner, idle):
         raise CatalogError(
-            f"it was claimed less than {idle / 3600:g} h ago", recording=rec_id, place=place, remedy="Wait, then retry."
+            f"it was claimed less than {idle / 3600:g} h ago, or its writer is at work",
+            recording=rec_id,
+            place=place,
+            remedy="Wait, then retry.",
         )
     released = {**document, "recording_hash": None, "released_by": by, "released_at": datetime.now(UTC).isoformat()}
-    assets.replace(claim_key(prefix, rec_id), json.dumps(released).encode(), info.etag)
-    return str(document["recording_hash"])
+    etag = assets.replace(claim_key(prefix, rec_id), json.dumps(released).encode(), info.etag).etag
+    if _is_being_written(assets, prefix, owner, idle):
+        # Begun since we looked, on the strength of the claim: it gets it back.
+        assets.replace(claim_key(prefix, rec_id), json.dumps(document).encode(), etag)
+        raise CatalogError("its writer is at work", recording=rec_id, place=place, remedy="Wait, then retry.")
+    return owner
+
+
+def _is_being_written(assets: Bucket, prefix: str, recording_hash: str, idle: float) -> bool:
+    """Whether a write was announced that may still come; older marks are left over, as the claim is."""
+    since = time.time() - idle
+    return any(recording_hash in mark.names and mark.modified > since for mark in read_tail(assets, prefix))
 
 
 def _read(assets: Bucket, prefix: str, rec_id: str) -> tuple[dict[str, Any], ObjectInfo] | None:

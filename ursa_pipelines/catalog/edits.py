@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from pydantic import Field, ValidationError
@@ -87,6 +88,14 @@ def write_edit(
     """
     txn = secrets.token_hex(8)
     carried: ParticipantEdit | None = None
+    if follow_pointer:
+        pointer = read_pointer(assets)
+        pending = {pointer.sweep.source} if pointer.sweep and not pointer.sweep.finished else set()
+        for source in {prefix, *pending} - {pointer.prefix}:
+            # What was decided elsewhere comes first; a conflict is the sweep's to tell.
+            with suppress(CatalogConflict):
+                carry_edit(assets, source, pointer.prefix, participant_id, op="sweep", writer=writer)
+        prefix = pointer.prefix
     while True:
         require_known_version(assets, prefix)
         edit = _write_under(assets, prefix, participant_id, change, carried, op=op, writer=writer, txn=txn)

@@ -106,7 +106,8 @@ def swap_pointer(assets: Bucket, pointer: Pointer, etag: str) -> None:
 def require_prefix(prefix: str, *, place: str | None = None) -> None:
     """Raises `CatalogPointerInvalid` unless a catalog may lie below this prefix."""
     if not _PREFIX.fullmatch(prefix) or {".", ".."} & set(prefix.split("/")):
-        raise CatalogPointerInvalid(f"{prefix!r} is no prefix below ursa/ in this bucket", place=place)
+        remedy = None if place else "Name a prefix such as ursa/catalog-2026-11."
+        raise CatalogPointerInvalid(f"{prefix!r} is no prefix below ursa/ in this bucket", place=place, remedy=remedy)
 
 
 def require_known_version(assets: Bucket, prefix: str) -> None:

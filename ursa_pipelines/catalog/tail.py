@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ursa_pipelines.errors import ObjectExists, ObjectNotFound
-from ursa_pipelines.objects.store import Bucket
+from ursa_pipelines.errors import CatalogError, ObjectExists, ObjectNotFound
+from ursa_pipelines.objects.store import Bucket, ObjectInfo
 
 _READERS = 64
 _BATCH = "_batch"
@@ -44,23 +44,14 @@ def mark_batch(assets: Bucket, prefix: str, names: Sequence[str], txn: str, atte
 
 
 def read_tail(assets: Bucket, prefix: str) -> list[Mark]:
-    """All marks. One that is removed meanwhile was folded, and is left out."""
-    infos = list(assets.list_objects(f"{prefix}/tail/"))
-
-    def parsed(key: str, modified: float) -> Mark | None:
-        name, _, suffix = key.rpartition("/")[2].rpartition(".")
-        txn = suffix.partition("-")[0]
-        if name != _BATCH:
-            return Mark(key, (name,), txn, modified)
-        try:
-            raw, _ = assets.get(key)
-        except ObjectNotFound:
-            return None
-        return Mark(key, tuple(json.loads(raw)), txn, modified)
-
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="tail") as pool:
-        marks = pool.map(lambda info: parsed(info.key, info.modified), infos)
-        return [one for one in marks if one is not None]
+    """All marks. Raises `CatalogError` for a damaged one."""
+    while True:
+        infos = list(assets.list_objects(f"{prefix}/tail/"))
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="tail") as pool:
+            marks = [one for one in pool.map(lambda info: _parsed(assets, info), infos) if one is not None]
+        # One that is gone by now was folded, or a narrower one has come in its place: the list is made again.
+        if len(marks) == len(infos):
+            return marks
 
 
 def remove(assets: Bucket, marks: Sequence[Mark]) -> None:
@@ -74,3 +65,17 @@ def _create(assets: Bucket, key: str, body: bytes) -> str:
     with suppress(ObjectExists):
         assets.create(key, body)
     return key
+
+
+def _parsed(assets: Bucket, info: ObjectInfo) -> Mark | None:
+    name, _, suffix = info.key.rpartition("/")[2].rpartition(".")
+    txn = suffix.partition("-")[0]
+    # A single recording's mark is empty, whatever the recording is called.
+    if name != _BATCH or info.size == 0:
+        return Mark(info.key, (name,), txn, info.modified)
+    try:
+        return Mark(info.key, tuple(map(str, json.loads(assets.get(info.key)[0]))), txn, info.modified)
+    except ObjectNotFound:
+        return None
+    except (ValueError, TypeError):
+        raise CatalogError("the mark is damaged", place=f"{assets.name}/{info.key}") from None

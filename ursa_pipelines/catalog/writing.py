@@ -39,6 +39,7 @@ from ursa_pipelines.errors import (
     ObjectExists,
     RecordingConflict,
     StoreDenied,
+    StoreUnavailable,
     UrsaError,
 )
 from ursa_pipelines.objects.store import Bucket
@@ -86,7 +87,7 @@ def write_entry(assets: Bucket, prefix: str, change: Change, *, follow_pointer: 
     write = _Write(assets, prefix, change, follows_pointer=follow_pointer)
     registration = write.run()
     if follow_pointer and registration.outcome != "unchanged":
-        _repeat_where_live(assets, write.prefix, read_pointer(assets).prefix, change, registration.entry)
+        return _repeat_where_live(assets, write.prefix, read_pointer(assets).prefix, change, registration)
     return registration
 
 
@@ -127,8 +128,10 @@ def write_entries(
             if outcome is None:
                 # A second change of the same recording: it must not be taken for the first, whose txn it would share.
                 outcome = _unless_refused(_Write(assets, prefix, change).run)
+            else:
+                change = writes[change.recording_hash].change
             if isinstance(outcome, Registration) and outcome.outcome != "unchanged":
-                _repeat_where_live(assets, prefix, live, change, outcome.entry)
+                outcome = _unless_refused(partial(_repeat_where_live, assets, prefix, live, change, outcome))
             outcomes.append(outcome)
         written = [name for name, one in writes.items() if one.may_have_written and one.recording_hash == name]
         if len(written) < len(writes):
@@ -165,18 +168,20 @@ def transplant(assets: Bucket, prefix: str, entry: Entry, *, op: str, writer: Wr
         writer=writer,
         history=tuple(entry.log),
     )
-    return _Write(assets, prefix, change, decide).run()
+    return _Write(assets, prefix, change, decide, origin=entry).run()
 
 
-def _repeat_where_live(assets: Bucket, prefix: str, live: str, change: Change, written: Entry) -> None:
-    """The same write wherever the pointer has moved to since; the entry goes along as it is here."""
+def _repeat_where_live(assets: Bucket, prefix: str, live: str, change: Change, written: Registration) -> Registration:
+    """The same write wherever the pointer has moved to since, and how it stands there; the entry goes along."""
     while live != prefix:
-        settled = replace(change, recording_hash=written.recording.recording_hash)
+        entry = written.entry
+        settled = replace(change, recording_hash=entry.recording.recording_hash)
         with suppress(CatalogConflict):
-            transplant(assets, live, written, op=f"sweep:{change.op}", writer=change.writer)
+            transplant(assets, live, entry, op=f"sweep:{change.op}", writer=change.writer)
         # The change itself too, in case that somebody else has changed the entry there.
-        written = _Write(assets, live, settled).run().entry
+        written = replace(written, entry=_Write(assets, live, settled).run().entry)
         prefix, live = live, read_pointer(assets).prefix
+    return written
 
 
 def _bring_along(assets: Bucket, source: str, live: str, change: Change) -> None:
@@ -201,13 +206,16 @@ class _Write:
         decide: Callable[[str, Entry | None], Rows] | None = None,
         *,
         follows_pointer: bool = False,
+        origin: Entry | None = None,
     ) -> None:
-        self._assets, self.prefix, self._change = assets, prefix, change
+        self._origin = origin
+        self._assets, self.prefix, self.change = assets, prefix, change
         self._follows_pointer = follows_pointer
         self._decide = decide or (lambda meant, current: change.resolve_for(meant)(current.rows if current else None))
         self.recording_hash = change.recording_hash
-        self._known_version = self._is_new = self.may_have_written = False
-        self._announced_at: float | None = None
+        self._known_version = self._is_new = self._was_refused = False
+        self._is_in_doubt = self.may_have_written = False
+        self._announced_at: tuple[float, float] | None = None
         self._marks: list[str] = []
 
     def claim_in_batch(self) -> None:
@@ -215,7 +223,7 @@ class _Write:
         self._known_version = True
         owner, self._is_new = self._claim()
         if owner == self.recording_hash:
-            self._announced_at = time.monotonic()
+            self._announced_at = _now()
         else:
             self._is_new, self.recording_hash = False, self._hash_of(owner)
 
@@ -235,7 +243,7 @@ class _Write:
     def _look(self) -> tuple[Entry, str] | None:
         if self._known_version:
             return read_entry(self._assets, self.prefix, self.recording_hash)
-        change = self._change
+        change = self.change
         with ThreadPoolExecutor(3) as pool:
             live = pool.submit(read_pointer, self._assets) if self._follows_pointer else None
             known = pool.submit(require_known_version, self._assets, self.prefix)
@@ -257,21 +265,24 @@ class _Write:
         pending = {pointer.sweep.source} if pointer.sweep and not pointer.sweep.finished else set()
         sources = {self.prefix, *pending} - {pointer.prefix}
         for source in sources:
-            _bring_along(self._assets, source, pointer.prefix, self._change)
+            _bring_along(self._assets, source, pointer.prefix, self.change)
         self.prefix = pointer.prefix
         return bool(sources)
 
     def _attempt(self, current: Entry | None, etag: str | None) -> Registration:
-        change = self._change
+        change = self.change
         if current and any(item.txn == change.txn for item in current.log):
             self.may_have_written = True
             return Registration(current, "created" if current.log[0].txn == change.txn else "changed")
+        if self._was_refused:
+            # Only now, since a refusal may have come for our own write, whose answer was lost.
+            self.may_have_written, self._was_refused = self._is_in_doubt, False
         rows = self._decide(self.recording_hash, current)
         known = lineage(current.log) if current else set()
         if current and rows == current.rows and lineage(change.history) <= known:
             return Registration(current, "unchanged")
         self._announce()
-        entry = _next_entry(current, rows, change)
+        entry = _next_entry(current or self._origin, current.log if current else [], rows, change)
         key, body = entry_key(self.prefix, self.recording_hash), entry.model_dump_json().encode()
         before, self.may_have_written = self.may_have_written, True
         try:
@@ -279,7 +290,13 @@ class _Write:
                 self._assets.create(key, body)
             else:
                 self._assets.replace(key, body, etag)
-        except (ETagMismatch, ObjectExists, StoreDenied):
+        except (ETagMismatch, ObjectExists):
+            self._was_refused = True
+            raise
+        except StoreUnavailable:
+            self._is_in_doubt = True
+            raise
+        except StoreDenied:
             self.may_have_written = before
             raise
         return Registration(entry, "changed" if current else "created")
@@ -289,10 +306,13 @@ class _Write:
 
         Raises `ETagMismatch`, so that it is tried again, if another hash turns out to be meant.
         """
-        if self._announced_at is not None and time.monotonic() - self._announced_at < _ANNOUNCED_FOR_SECONDS:
-            return
+        if self._announced_at is not None:
+            # One of the clocks stands still while a host sleeps, the other can be set.
+            age = max(now - then for now, then in zip(_now(), self._announced_at, strict=True))
+            if age < _ANNOUNCED_FOR_SECONDS:
+                return
         with ThreadPoolExecutor(1) as pool:
-            txn, number = self._change.txn, len(self._marks)
+            txn, number = self.change.txn, len(self._marks)
             marked = pool.submit(mark, self._assets, self.prefix, self.recording_hash, txn, number)
             try:
                 owner, _ = self._claim()
@@ -300,24 +320,28 @@ class _Write:
                 self._marks.append(marked.result())
         if owner != self.recording_hash:
             self.recording_hash, self._announced_at = self._hash_of(owner), None
-            raise ETagMismatch("the rec_id belongs to another recording_hash", recording=self._change.rec_id)
-        self._announced_at = time.monotonic()
+            raise ETagMismatch("the rec_id belongs to another recording_hash", recording=self.change.rec_id)
+        self._announced_at = _now()
 
     def _claim(self) -> tuple[str, bool]:
-        if self._change.rec_id is None:
+        if self.change.rec_id is None:
             return self.recording_hash, False
-        return claim(self._assets, self.prefix, self._change.rec_id, self.recording_hash, self._change.txn)
+        return claim(self._assets, self.prefix, self.change.rec_id, self.recording_hash, self.change.txn)
 
     def _hash_of(self, owner: str) -> str:
-        if not self._change.hash_is_stated:
+        if not self.change.hash_is_stated:
             return owner
-        rec_id = self._change.rec_id or ""
+        rec_id = self.change.rec_id or ""
         raise RecordingConflict(
-            f"its manifest states the recording_hash {self._change.recording_hash}, but {owner} is registered",
+            f"its manifest states the recording_hash {self.change.recording_hash}, but {owner} is registered",
             recording=rec_id,
             remedy="Compare both recordings. If the other was never registered, its claim is left over from an "
             f"interrupted run: `ursa doctor --release-claim {rec_id}`.",
         )
+
+
+def _now() -> tuple[float, float]:
+    return time.monotonic(), time.time()
 
 
 def _unless_refused(call: Callable[[], _T]) -> _T | UrsaError:
@@ -327,19 +351,19 @@ def _unless_refused(call: Callable[[], _T]) -> _T | UrsaError:
         return error
 
 
-def _next_entry(current: Entry | None, rows: Rows, change: Change) -> Entry:
-    log = joined_logs(current.log if current else [], change.history)
+def _next_entry(base: Entry | None, log_so_far: Sequence[LogItem], rows: Rows, change: Change) -> Entry:
+    log = joined_logs(log_so_far, change.history)
     seq = log[-1].seq + 1 if log else 1
     writer = change.writer
     item = LogItem(txn=change.txn, op=change.op, by=writer.by, run_id=writer.run_id, at=datetime.now(UTC), seq=seq)
     month = rows.recording.start_time.strftime("%Y-%m")
-    return (current or Entry(seq=0, recording=rows.recording)).model_copy(
+    return (base or Entry(seq=0, recording=rows.recording)).model_copy(
         update={
             "seq": seq,
             "recording": rows.recording,
             "modalities": list(rows.modalities),
             "participants": list(rows.participants),
-            "months": sorted({month, *(current.months if current else ())}),
+            "months": sorted({month, *(base.months if base else ())}),
             "log": [*log, item],
         }
     )

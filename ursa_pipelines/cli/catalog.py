@@ -46,11 +46,15 @@ def fold(
     """Bring the tables that other engines read up to date with the entries. They are an index: nothing is lost."""
     from dataclasses import asdict
 
+    from ursa_pipelines.catalog.pointer import require_known_version, require_prefix
     from ursa_pipelines.catalog.tables import fold as folding
 
     data = open_data(profile, config)
     context = writing(data)
-    assets, under, by = context.catalog.assets, prefix or context.catalog.prefix, context.writer.by
+    assets, by = context.catalog.assets, context.writer.by
+    under = context.catalog.prefix if prefix is None else prefix
+    require_prefix(under)
+    require_known_version(assets, under)
     if everything:
         folded = folding.refold(assets, under, by=by)
     elif check:
@@ -72,7 +76,9 @@ def fold(
 def compact(
     profile: Profile = None,
     config: Config = None,
-    retention_days: Annotated[float, typer.Option(min=0, help="How long files of old versions are kept.")] = 7,
+    retention_days: Annotated[
+        float, typer.Option(min=0, max=36_500, help="How long files of old versions are kept.")
+    ] = 7,
     commit: Commit = False,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -205,9 +211,10 @@ def _shard(text: str | None) -> tuple[int, int] | None:
 def _diff(data: DataInterface, prefix: str) -> CatalogDiff:
     from ursa_pipelines.catalog.catalog import Catalog
     from ursa_pipelines.catalog.diff import diff
-    from ursa_pipelines.catalog.pointer import require_known_version
+    from ursa_pipelines.catalog.pointer import require_known_version, require_prefix
 
     live = data.catalog
+    require_prefix(prefix)
     require_known_version(live.assets, prefix)
     return diff(live, Catalog.open(live.assets, prefix=prefix))
 
@@ -251,6 +258,8 @@ def _tell(done: CutOver, *, as_json: bool) -> None:
         print_json(asdict(done))
     else:
         line(f"{done.prefix} is live{'' if done.swapped else ', as it was'}")
+        if done.swapped:
+            line("What is running already reads the other one until it is started again; what it writes comes here.")
         if done.source is not None:
             line(f"{done.examined:,} of {done.source} looked at, {done.brought:,} brought over")
         for one in done.conflicts:

@@ -34,7 +34,9 @@ def durations() -> None:
 def fix(
     profile: Profile = None,
     config: Config = None,
-    min_delta_seconds: Annotated[float, typer.Option(min=0, help="Rows that differ by no more are right.")] = 60,
+    min_delta_seconds: Annotated[
+        float, typer.Option(min=0, max=1e9, help="Rows that differ by no more are right.")
+    ] = 60,
     max_indeterminate: Annotated[int, typer.Option(min=0, help="Refuse if more rows have no derivable end.")] = 0,
     commit: Commit = False,
     yes: Yes = False,

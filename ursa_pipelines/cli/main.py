@@ -54,6 +54,10 @@ def main() -> None:
     except UrsaError as error:
         typer.secho(str(error), err=True, fg=typer.colors.RED)
         sys.exit(EXIT_REFUSED)
+    except OSError as error:
+        # A disk that is full, a pipe nobody reads, a path that cannot be.
+        typer.secho(f"{error.filename or 'output'}: {error.strerror or type(error).__name__}", err=True)
+        sys.exit(EXIT_FAILED)
     except SystemExit as end:
         # Typer turns Ctrl-C into this exit code, without a word.
         if end.code == EXIT_INTERRUPTED:

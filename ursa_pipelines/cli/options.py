@@ -37,12 +37,13 @@ def confirm(data: DataInterface, question: str, yes: bool, *, marks_buckets: boo
         if not on_terminal:
             typer.secho("This needs a terminal, to type the bucket's name.", err=True)
             raise typer.Exit(EXIT_REFUSED)
-        if typer.prompt(f"{question} Type the name of the raw bucket") != data.profile.buckets.raw:
+        typed = typer.prompt(f"{question} Type the name of the raw bucket", err=True)
+        if typed != data.profile.buckets.raw:
             raise typer.Exit(EXIT_REFUSED)
     elif not yes:
         if not on_terminal:
             raise typer.BadParameter("say --yes when not on a terminal")
-        if not typer.confirm(question):
+        if not typer.confirm(question, err=True):
             raise typer.Exit(EXIT_REFUSED)
 
 

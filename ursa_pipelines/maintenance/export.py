@@ -2,7 +2,8 @@
 
 All tables are of one moment. Columns are those of `tables.schemas`. In CSV, lists are JSON text, and a cell that a
 spreadsheet would run as a formula (it begins with = + - @, a tab or a carriage return) gets a `'` before it, which
-`importing` takes away again. Participants' names are in the table `participants` and nowhere else.
+`importing` takes away again. Participants' names are in the table `participants` and nowhere else; only its owner may
+read it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -52,8 +53,9 @@ def export(
 ) -> list[Exported]:
     """Writes the tables into the directory `dest` as `<table>.<format>`, in bounded memory.
 
-    Each appears only when all are complete. Raises `UrsaError` if one is there already and `overwrite` is False, or if
-    `format` is "lance" and pylance is not installed; `ValueError` for an unknown table or format.
+    Each appears only when all are complete. Raises `UrsaError` if one is there already and `overwrite` is False, if a
+    directory is in its place that is no Lance table to replace, or if `format` is "lance" and pylance is not installed;
+    `ValueError` for an unknown table or format.
     """
     if format not in _WRITERS:
         raise ValueError(f"format={format!r}: there are {', '.join(_WRITERS)}")
@@ -63,16 +65,17 @@ def export(
     if format == "lance":
         import_lance()
     targets = {table: dest / f"{table}.{format}" for table in tables}
-    _require_absent([] if overwrite else list(targets.values()))
     working = dest / f".export-{secrets.token_hex(4)}.part"
     try:
+        _require_room(targets.values(), format, overwrite)
         working.mkdir(parents=True)
+        _keep_private(working / "participants", format)
         snapshot = catalog.snapshot()
         written = {}
         for table in targets:
             groups = _groups(snapshot.scan(table), table, progress)
             written[table] = _WRITERS[format](groups, SCHEMAS[table], working / table)
-        _require_absent([] if overwrite else list(targets.values()))
+        _require_room(targets.values(), format, overwrite)
         for table, target in targets.items():
             _move(working / table, target, working / f"{table}.old")
     except OSError as error:
@@ -150,14 +153,37 @@ def _cells(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return defused(column) if pa.types.is_string(column.type) else column
 
 
-def _require_absent(paths: Sequence[Path]) -> None:
-    there = [path.name for path in paths if path.exists()]
-    if there:
+def _require_room(targets: Iterable[Path], format: ExportFormat, overwrite: bool) -> None:
+    there = [path for path in targets if path.exists()]
+    foreign = [path for path in there if path.is_dir() and not (format == "lance" and _is_lance(path))]
+    if foreign:
         raise UrsaError(
-            f"there is an export already: {', '.join(there)}",
-            place=str(paths[0].parent),
+            "a directory is in the place of a table, and is not replaced",
+            place=str(foreign[0]),
+            remedy="Name another directory to export to, or move this one away.",
+        )
+    if there and not overwrite:
+        raise UrsaError(
+            f"there is an export already: {', '.join(path.name for path in there)}",
+            place=str(there[0].parent),
             remedy="Name another directory, or pass --overwrite to replace these files.",
         )
+
+
+def _is_lance(path: Path) -> bool:
+    try:
+        import_lance().dataset(str(path))
+    except (ValueError, OSError):
+        return False
+    return True
+
+
+def _keep_private(path: Path, format: ExportFormat) -> None:
+    """Makes what is then written there readable by its owner only."""
+    if format == "lance":
+        path.mkdir(mode=0o700)
+    else:
+        path.touch(mode=0o600)
 
 
 def _move(written: Path, target: Path, aside: Path) -> None:

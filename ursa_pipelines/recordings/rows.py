@@ -107,7 +107,7 @@ class ParticipantRow(Row):
 
     participant_id: CatalogID
     enrolled_at: UtcTime
-    metadata: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = Field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,10 @@ def refold(assets: Bucket, prefix: str, *, by: str, progress: Callable[[int], No
     """
     started = time.monotonic()
     head, etag = stamp(assets, prefix)
-    opened = _concurrently(lambda name: delta.open_or_create(assets, prefix, name), TABLES)
+    try:
+        opened = _concurrently(lambda name: delta.open_or_create(assets, prefix, name), TABLES)
+    except CommitFailedError:
+        return Folded(0, 0, 0, head.versions, True, time.monotonic() - started)
     tables: dict[str, DeltaTable] = dict(zip(TABLES, opened, strict=True))
     marks = read_tail(assets, prefix)
     marked = {name for mark in marks for name in mark.names}

@@ -58,15 +58,16 @@ class Tables:
 
     def __init__(self, assets: Bucket, prefix: str) -> None:
         self.assets, self.prefix = assets, prefix
-        self._opened: dict[str, tuple[tuple[int, int, int], DeltaTable]] = {}
+        self._opened: dict[str, tuple[tuple[object, ...], DeltaTable]] = {}
         self._opening = threading.Lock()
 
     def at(self, head: Head, name: str) -> DeltaTable | None:
         """The table at the version that `head` names, or None if it names none. Raises `CatalogError` if it is gone."""
         if name not in head.versions:
             return None
-        # A credential that was renewed meanwhile is another one for the table too.
-        version = (head.epoch, head.versions[name], self.assets.renewals)
+        # A credential that was renewed meanwhile is another one for the table too. Tables that were removed and made
+        # again may have come to the same number.
+        version = (head.epoch, head.versions[name], self.assets.renewals, head.folded_at)
         with self._opening:
             opened = self._opened.get(name)
             if opened is None or opened[0] != version:

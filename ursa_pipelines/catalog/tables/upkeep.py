@@ -98,13 +98,16 @@ def _kept_up(
             table.optimize.compact(partition_filters=filters, target_size=_FILE_BYTES)
         except CommitFailedError:
             return replace(upkeep, compacted=(), gave_up=True)
-    vacuumed = table.vacuum(
-        retention_hours=int(retention.total_seconds() // 3600),
-        dry_run=dry_run,
-        enforce_retention_duration=False,
-        full=retention >= _LONGER_THAN_ANY_FOLD,
-        keep_versions=[head.versions[name]],
-    )
+    try:
+        vacuumed = table.vacuum(
+            retention_hours=int(retention.total_seconds() // 3600),
+            dry_run=dry_run,
+            enforce_retention_duration=False,
+            full=retention >= _LONGER_THAN_ANY_FOLD,
+            keep_versions=[head.versions[name]],
+        )
+    except CommitFailedError:
+        return replace(upkeep, gave_up=True)
     upkeep = replace(upkeep, files_vacuumed=len(vacuumed))
     if dry_run:
         return upkeep

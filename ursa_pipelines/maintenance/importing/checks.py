@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +13,7 @@ from ursa_pipelines.catalog.catalog import Catalog
 from ursa_pipelines.catalog.claims import read_claim
 from ursa_pipelines.catalog.entries import read_entry
 from ursa_pipelines.catalog.policies import Resolve
-from ursa_pipelines.errors import CatalogRowExists, RecordingConflict
+from ursa_pipelines.errors import CatalogConflict, CatalogRowExists, RecordingConflict
 from ursa_pipelines.maintenance.importing.recordings import Imported, Problem
 from ursa_pipelines.objects.keys import parse_uri
 from ursa_pipelines.objects.store import Bucket
@@ -32,31 +34,41 @@ def missing_bytes(raw: Bucket, recording: Imported) -> list[Problem]:
     return problems
 
 
-def differing_in_catalog(catalog: Catalog, recording: Imported, overwrite: bool) -> tuple[str, ...] | None:
-    """The columns that the catalog has with other values; None if it does not have the recording.
+@dataclass(frozen=True)
+class Seen:
+    """What the catalog has of a recording: the columns with other values, and which rows that was told of."""
+
+    columns: tuple[str, ...]
+    fingerprint: str | None = None
+
+
+def look_up(catalog: Catalog, recording: Imported, *, has_modalities: bool) -> Seen | None:
+    """How the catalog differs, or None if it does not have the recording.
 
     "rec_id" if the recording, or the rec_id, is another's: that is never replaced.
     """
     found = read_entry(catalog.assets, catalog.prefix, recording.recording_hash)
     if found is not None:
-        return _differing(found[0].rows, recording.rows, overwrite)
+        rows = found[0].rows
+        return Seen(_differing(rows, recording.rows, has_modalities), fingerprint_of(rows))
     if recording.rec_id is not None:
         owner = read_claim(catalog.assets, catalog.prefix, recording.rec_id)
         if owner is not None and owner != recording.recording_hash:
-            return ("rec_id",)
+            return Seen(("rec_id",))
     return None
 
 
-def take_over(new: Rows, *, overwrite: bool) -> Resolve:
+def take_over(new: Rows, *, overwrite: bool, has_modalities: bool = True, seen: str | None = None) -> Resolve:
     """The policy of an import: absent is created, equal stays, different is `CatalogRowExists` or replaced.
 
-    Without `overwrite` what the catalog tells of participants is left as it is, and not compared.
+    Rows that are not those that were `seen` are not replaced either: somebody has written since. What the entry tells
+    of a participant is left as it is; so are its modalities if the source has no table of them.
     """
 
     def resolve(existing: Rows | None) -> Rows:
         if existing is None:
             return new
-        columns = _differing(existing, new, overwrite)
+        columns = _differing(existing, new, has_modalities)
         if not columns:
             return existing
         row = existing.recording
@@ -65,9 +77,26 @@ def take_over(new: Rows, *, overwrite: bool) -> Resolve:
             raise RecordingConflict(told, recording=new.recording.rec_id)
         if not overwrite:
             raise CatalogRowExists(told, table=row.table, primary_key=row.primary_key, recording=row.rec_id)
-        return new
+        if fingerprint_of(existing) != seen:
+            raise CatalogConflict(
+                "its rows were changed since this import was planned",
+                recording=row.rec_id,
+                remedy="Run the import again and look at what it would replace.",
+            )
+        participants = {one.participant_id: one for one in (*new.participants, *existing.participants)}
+        return Rows(
+            new.recording,
+            new.modalities if has_modalities else existing.modalities,
+            tuple(participants[key] for key in sorted(set(new.recording.participant_ids) & participants.keys())),
+        )
 
     return resolve
+
+
+def fingerprint_of(rows: Rows) -> str:
+    """The same for the same rows, bookkeeping included."""
+    document = [row.model_dump_json() for row in (rows.recording, *rows.modalities, *rows.participants)]
+    return hashlib.sha256("\n".join(document).encode()).hexdigest()[:16]
 
 
 class RecIds:
@@ -132,11 +161,13 @@ def _why_missing(raw: Bucket, uri: str, directories: dict[str, set[str]]) -> str
     return "no object lies below its raw address"
 
 
-def _differing(existing: Rows, new: Rows, with_participants: bool) -> tuple[str, ...]:
+def _differing(existing: Rows, new: Rows, has_modalities: bool) -> tuple[str, ...]:
     before, after = existing.recording, new.recording
     columns = _columns(before.comparable(), after.comparable())
     if before.rec_id and after.rec_id and before.rec_id != after.rec_id:
         columns.insert(0, "rec_id")
+    if not has_modalities:
+        return tuple(columns)
     old, own = ({row.primary_key: row.comparable() for row in rows.modalities} for rows in (existing, new))
     for key in sorted(old.keys() | own.keys(), key=str):
         name = "_".join(str(value) for _, value in key[1:] if value)
@@ -144,9 +175,6 @@ def _differing(existing: Rows, new: Rows, with_participants: bool) -> tuple[str,
             columns.append(f"modalities[{name}]")
         else:
             columns += [f"modalities[{name}].{column}" for column in _columns(old[key], own[key])]
-    if with_participants:
-        known, given = ([row.comparable() for row in rows.participants] for rows in (existing, new))
-        columns += ["participants"] if known != given else []
     return tuple(columns)
 
 

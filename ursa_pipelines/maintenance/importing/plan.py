@@ -62,13 +62,18 @@ class Staging:
     def path(self) -> Path:
         return Path(self.directory.name)
 
-    def keep(self, bucket: int, hashes: list[str]) -> None:
-        """Notes which recordings of a bucket are to be written."""
-        (self.path / f"write-{bucket:03}.json").write_text(json.dumps(hashes))
+    @property
+    def has_modalities(self) -> bool:
+        return "modalities" in self.tables
 
-    def kept(self, bucket: int) -> set[str]:
-        """The recordings of a bucket that are to be written."""
-        return set(json.loads((self.path / f"write-{bucket:03}.json").read_text())) - self.withheld
+    def keep(self, bucket: int, seen: dict[str, str | None]) -> None:
+        """Notes which recordings of a bucket are to be written, and the fingerprint of what each is to replace."""
+        (self.path / f"write-{bucket:03}.json").write_text(json.dumps(seen))
+
+    def kept(self, bucket: int) -> dict[str, str | None]:
+        """The recordings of a bucket that are to be written, as they were noted."""
+        noted = json.loads((self.path / f"write-{bucket:03}.json").read_text())
+        return {key: seen for key, seen in noted.items() if key not in self.withheld}
 
 
 @dataclass

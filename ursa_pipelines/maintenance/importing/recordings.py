@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ursa_pipelines.maintenance.importing.rows import Participants, modality_of, recording_of
+from ursa_pipelines.maintenance.importing.rows import BEYOND_BOUNDS, Participants, modality_of, recording_of
 from ursa_pipelines.maintenance.importing.tables import FILE, ROW, SourceTable, staged
 from ursa_pipelines.recordings.identity import is_rec_id
 from ursa_pipelines.recordings.rows import ModalityRow, Rows
@@ -132,7 +132,9 @@ def _attempt(
         return read(record)
     except ValueError as error:
         problems.append(_problem("invalid", str(error), table, record))
-        return None
+    except (OverflowError, RecursionError):
+        problems.append(_problem("invalid", BEYOND_BOUNDS, table, record))
+    return None
 
 
 def _problem(kind: Kind, reason: str, table: SourceTable, record: Mapping[str, Any]) -> Problem:

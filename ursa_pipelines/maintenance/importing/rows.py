@@ -28,6 +28,7 @@ from ursa_pipelines.recordings.rows import ModalityRow, ParticipantRow, Recordin
 
 IMPORTED_ID = "imported_id"
 """Metadata of a participant whose id told the name: the id it had."""
+BEYOND_BOUNDS = "a value is too large, or nested too deeply"
 
 _INDEX_COLUMNS = {
     "recordings": {"rec_id", "seq", "etag"},
@@ -71,6 +72,9 @@ class Participants:
             if old in self.rows:
                 raise ValueError("participant_id: is there twice")
             row, target = _participant_of(record, ours=ours)
+        except (OverflowError, RecursionError):
+            self.refused.add(old)
+            raise ValueError(BEYOND_BOUNDS) from None
         except ValueError:
             self.refused.add(old)
             raise
@@ -108,12 +112,18 @@ def recording_of(
 ) -> tuple[RecordingRow, list[str]]:
     """The row in a record of a recordings table, and the participants' ids as the source has them.
 
+    Its metadata loses `verification`: that tells what was proved here, and nothing was.
     Raises `ValueError` with the reason if it is no such row.
     """
     fields = _fields("recordings", record, ours)
+    if isinstance(fields.get("metadata"), dict):
+        fields["metadata"] = {key: value for key, value in fields["metadata"].items() if key != "verification"}
     fields["duration"] = _duration(fields)
     told = fields.pop("participant_ids", None) or []
-    source_ids = json.loads(told) if isinstance(told, str) else told
+    try:
+        source_ids = json.loads(told) if isinstance(told, str) else told
+    except (ValueError, RecursionError):
+        source_ids = None
     if not isinstance(source_ids, list) or not all(isinstance(one, str) for one in source_ids):
         raise ValueError("participant_ids: is no list of ids")
     if participants.refused.intersection(source_ids):
@@ -233,7 +243,10 @@ def _duration(fields: dict[str, Any]) -> timedelta:
     if duration is not None:
         raise ValueError("duration: is a number or text, of which the unit is not known; give duration_us")
     if fields.get("duration_us") is not None:
-        return timedelta(microseconds=int(fields.pop("duration_us")))
+        try:
+            return timedelta(microseconds=int(fields.pop("duration_us")))
+        except (ValueError, OverflowError):
+            raise ValueError("duration_us: is no whole number, or too large") from None
     if fields.get("start_time") is not None and fields.get("ended_at") is not None:
         return _MOMENT.validate_python(fields["ended_at"]) - _MOMENT.validate_python(fields["start_time"])
     raise ValueError("duration: is missing")

@@ -24,7 +24,7 @@ from ursa_pipelines.catalog.edits import read_edit
 from ursa_pipelines.catalog.entries import Writer
 from ursa_pipelines.catalog.writing import Change, Registration
 from ursa_pipelines.errors import UrsaError
-from ursa_pipelines.maintenance.importing.checks import RecIds, differing_in_catalog, missing_bytes, take_over
+from ursa_pipelines.maintenance.importing.checks import RecIds, Seen, look_up, missing_bytes, take_over
 from ursa_pipelines.maintenance.importing.plan import Difference, Failure, ImportPlan, ImportReport, Staging
 from ursa_pipelines.maintenance.importing.recordings import Imported, Problem, Refused, recordings_in
 from ursa_pipelines.maintenance.importing.rows import IMPORTED_ID
@@ -87,7 +87,7 @@ def apply_import(catalog: Catalog, plan: ImportPlan, writer: Writer, *, progress
             continue
         found = (one for one in _recordings(plan, bucket) if isinstance(one, Imported))
         for chunk in _chunks((one for one in found if one.recording_hash in wanted), _WRITTEN_AT_ONCE):
-            changes = [_change(one, writer, plan.overwrite) for one in chunk]
+            changes = [_change(one, writer, plan, wanted[one.recording_hash]) for one in chunk]
             for one, outcome in zip(chunk, catalog.write_many(changes), strict=True):
                 _count(report, one.recording_hash, outcome)
             done += len(chunk)
@@ -135,24 +135,24 @@ def _examine(plan: ImportPlan, catalog: Catalog | None, raw: Bucket, allow_missi
     """Decides on every recording, of which an empty `catalog` (None) has none; the participants of those to write."""
     rec_ids, participants = RecIds(), set[str]()
 
-    def look(one: Imported) -> tuple[list[Problem], tuple[str, ...] | None]:
+    def look(one: Imported) -> tuple[list[Problem], Seen | None]:
         missing = missing_bytes(raw, one)
         if catalog is None or (missing and not allow_missing_bytes):
             return missing, None
-        return missing, differing_in_catalog(catalog, one, plan.overwrite)
+        return missing, look_up(catalog, one, has_modalities=plan.staging.has_modalities)
 
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="import") as pool:
         for bucket in range(plan.staging.buckets):
-            kept: list[str] = []
+            kept: dict[str, str | None] = {}
             for chunk in _chunks(_recordings(plan, bucket), _CHECKED_AT_ONCE):
                 for refused in (one for one in chunk if isinstance(one, Refused)):
                     _refuse(plan, refused)
                 found = [one for one in chunk if isinstance(one, Imported)]
-                for one, (missing, columns) in zip(found, pool.map(look, found), strict=True):
-                    if _decide(plan, one, missing, columns, allow_missing_bytes):
-                        kept.append(one.recording_hash)
+                for one, (missing, seen) in zip(found, pool.map(look, found), strict=True):
+                    if _decide(plan, one, missing, seen.columns if seen else None, allow_missing_bytes):
+                        kept[one.recording_hash] = seen.fingerprint if seen else None
                         participants.update(one.rows.recording.participant_ids)
-                        rec_ids.add(one, is_new=columns is None)
+                        rec_ids.add(one, is_new=seen is None)
                 tell("checking", plan.recordings, plan.rows["recordings"])
             plan.staging.keep(bucket, kept)
     _withhold(plan, rec_ids)
@@ -205,7 +205,7 @@ def _compare_participants(plan: ImportPlan, catalog: Catalog, written: set[str])
     for participant_id, row in participants.by_id().items():
         if participant_id not in known:
             plan.participants_without_recording += participant_id not in written
-        elif not (plan.overwrite and participant_id in written):
+        else:
             columns = _participant_columns(known[participant_id], row, participant_id in written)
             if columns:
                 plan.participant_conflicts.add(Difference(participant_id, columns))
@@ -225,14 +225,14 @@ def _participant_columns(known: ParticipantRow, row: ParticipantRow, is_written:
     return (*columns, *(["enrolled_at"] if row.enrolled_at < known.enrolled_at and not is_written else []))
 
 
-def _change(one: Imported, writer: Writer, overwrite: bool) -> Change:
-    resolve = take_over(one.rows, overwrite=overwrite)
+def _change(one: Imported, writer: Writer, plan: ImportPlan, seen: str | None) -> Change:
+    resolve = take_over(one.rows, overwrite=plan.overwrite, has_modalities=plan.staging.has_modalities, seen=seen)
     return Change(
         recording_hash=one.recording_hash,
         hash_is_stated=True,
         rec_id=one.rec_id,
         resolve_for=lambda _: resolve,
-        op="import",
+        op="import:overwrite" if plan.overwrite else "import",
         writer=writer,
     )
 

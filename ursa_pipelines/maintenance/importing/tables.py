@@ -6,6 +6,7 @@ put together in bounded memory from tables in any order. Every row keeps the fil
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 
 from ursa_pipelines.catalog.tables.schemas import SCHEMAS
 from ursa_pipelines.errors import UrsaError
+from ursa_pipelines.recordings.layout import shown
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -37,6 +39,8 @@ _MOST_BUCKETS = 128
 _CSV_BYTES_OF_A_ROW = 300
 _SUFFIXES = (".parquet", ".csv", ".lance")
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+_RAGGED = re.compile(r"CSV parse error: (Row #\d+: )?Expected \d+ columns, got \d+")
+_QUOTED = re.compile(r"""'.*'|".*"|(?<=invalid value ).*""")
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ def read(table: SourceTable) -> Iterator[pa.Table]:
         row = 1
         for batch in _batches(table.format, path):
             piece = _aligned(batch, table.schema, partition, path)
+            _require_readable(piece, path)
             if table.format == "csv" and table.is_ours:
                 piece = pa.table([undefused(column) for column in piece.columns], schema=table.schema)
             rows = pa.array(range(row, row + len(batch)), pa.int64())
@@ -157,11 +162,19 @@ def _staged_path(directory: Path, name: str, bucket: int) -> Path:
 
 
 def _tables_in(directory: Path) -> Iterator[tuple[str, Path]]:
-    if not directory.is_dir():
-        raise UrsaError("there is no such directory", place=str(directory), remedy="Check the path.")
+    with _speaking_of(directory):
+        if directory.is_file():
+            raise UrsaError(
+                f"this file is no table that can be read: its name ends in none of {', '.join(_SUFFIXES)}",
+                place=str(directory),
+                remedy="Write it as Parquet, CSV or Lance, or name the directory that holds the tables.",
+            )
+        if not directory.is_dir():
+            raise UrsaError("there is no such directory", place=str(directory), remedy="Check the path.")
     for name in SCHEMAS:
         candidates = [directory / f"{name}{suffix}" for suffix in _SUFFIXES]
-        candidates = [path for path in (*candidates, directory / name) if path.exists()]
+        with _speaking_of(directory):
+            candidates = [path for path in (*candidates, directory / name) if path.exists()]
         if len(candidates) > 1:
             raise UrsaError(
                 f"the table {name} is there twice: {' and '.join(path.name for path in candidates)}",
@@ -179,7 +192,8 @@ def _opened(name: str, path: Path) -> SourceTable:
     if path.suffix == ".csv":
         with _speaking_of(path), _open_csv(path) as reader:
             return _table(name, (path,), "csv", [reader.schema], ({},), None)
-    files = (path,) if path.is_file() else tuple(_parquet_files(path))
+    with _speaking_of(path):
+        files = (path,) if path.is_file() else tuple(_parquet_files(path))
     if not files:
         raise UrsaError("there are no Parquet files here", place=str(path), remedy="Check the path.")
     schemas, rows = [], 0
@@ -188,7 +202,8 @@ def _opened(name: str, path: Path) -> SourceTable:
             schemas.append(opened.schema_arrow)
             rows += opened.metadata.num_rows
     partitions = tuple(_partition(file.relative_to(path)) if file != path else {} for file in files)
-    return _table(name, files, "parquet", schemas, partitions, rows)
+    with _speaking_of(path):
+        return _table(name, files, "parquet", schemas, partitions, rows)
 
 
 def _parquet_files(directory: Path) -> Iterator[Path]:
@@ -221,7 +236,9 @@ def _table(
         unified = pa.unify_schemas([_plain_types(schema) for schema in schemas], promote_options="permissive")
     except pa.ArrowException as error:
         raise UrsaError(
-            f"the files of the table disagree: {error}", place=place, remedy="Write the table anew from one schema."
+            f"the files of the table disagree: {_told(error)}",
+            place=place,
+            remedy="Write the table anew from one schema.",
         ) from None
     for key in sorted({key for partition in partitions for key in partition} - set(unified.names)):
         unified = unified.append(pa.field(key, pa.string()))
@@ -289,15 +306,32 @@ def _aligned(batch: pa.RecordBatch, schema: pa.Schema, partition: Mapping[str, s
             return pa.array([partition[field.name]] * len(batch), pa.string())
         if field.name not in batch.schema.names:
             return pa.nulls(len(batch), field.type)
-        return pc.cast(batch.column(field.name), field.type, safe=not _is_time(field))
+        # Known times in nanoseconds are cut to microseconds; what does not fit otherwise is an error.
+        options = pc.CastOptions(target_type=field.type, allow_time_truncate=True)
+        return pc.cast(batch.column(field.name), options=options)
 
     with _speaking_of(path):
         return pa.table([column(field) for field in schema], schema=schema)
 
 
-def _is_time(field: pa.Field) -> bool:
-    # Known times in nanoseconds are cut to microseconds.
-    return pa.types.is_timestamp(field.type) or pa.types.is_duration(field.type)
+def _require_readable(piece: pa.Table, path: Path) -> None:
+    """Text must be UTF-8, and a time one that Python has (years 1 to 9999, a zone that exists)."""
+    for name, column in zip(piece.schema.names, piece.columns, strict=True):
+        try:
+            column.validate(full=True)
+            if _holds_times(column.type):
+                column.to_pylist()
+        except (pa.ArrowException, ValueError, OverflowError, KeyError):
+            raise UrsaError(
+                f"the table cannot be read: the column {shown(name)} holds damaged text, "
+                "or a time outside the years 1 to 9999 or in an unknown time zone",
+                place=str(path),
+                remedy="Write the column anew.",
+            ) from None
+
+
+def _holds_times(kind: pa.DataType) -> bool:
+    return pa.types.is_temporal(kind) or any(_holds_times(kind.field(one).type) for one in range(kind.num_fields))
 
 
 @contextmanager
@@ -305,5 +339,13 @@ def _speaking_of(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, ValueError) as error:
-        told = str(error).partition("\n")[0]
-        raise UrsaError(f"the table cannot be read: {told}", place=str(path), remedy="Check the file.") from None
+        raise UrsaError(
+            f"the table cannot be read: {_told(error)}", place=str(path), remedy="Check the file."
+        ) from None
+
+
+def _told(error: Exception) -> str:
+    """One short line without what cells hold, which may be a name."""
+    text = str(error)
+    ragged = _RAGGED.match(text)
+    return ragged[0] if ragged else shown(_QUOTED.sub("...", text.partition("\n")[0]))
