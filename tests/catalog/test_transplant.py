@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -10,7 +11,7 @@ from tests.catalog.by_hand import NEW_PREFIX, WRITER, create_catalog, hash_of, r
 from tests.lab import Lab
 from ursa_pipelines.catalog.catalog import Catalog
 from ursa_pipelines.catalog.claims import read_claim
-from ursa_pipelines.catalog.entries import Entry
+from ursa_pipelines.catalog.entries import Entry, entry_key
 from ursa_pipelines.catalog.writing import Registration, transplant
 from ursa_pipelines.errors import CatalogRowExists
 from ursa_pipelines.recordings.rows import ModalityRow
@@ -38,6 +39,15 @@ def test_an_entry_that_is_not_there_comes_with_its_history_and_its_rec_id(lab: L
     assert [item.op for item in entry.log] == ["register_recording:error", "sweep"]
     assert read_claim(lab.assets, NEW_PREFIX, rec_id(0)) == hash_of(0)
     assert [mark.key for mark in lab.assets.list_objects(f"{NEW_PREFIX}/tail/")]
+
+
+def test_fields_that_this_version_does_not_know_come_along(lab: Lab, old: Catalog, new: Catalog):
+    raw, info = lab.assets.get(entry_key(old.prefix, hash_of(0)))
+    lab.assets.replace(info.key, json.dumps(json.loads(raw) | {"consent": {"withdrawn": True}}).encode(), info.etag)
+
+    bring(lab, old)
+
+    assert (new.entry(hash_of(0)).model_extra or {})["consent"] == {"withdrawn": True}
 
 
 def test_bringing_it_again_changes_nothing(lab: Lab, old: Catalog, new: Catalog):

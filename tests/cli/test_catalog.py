@@ -142,7 +142,8 @@ def test_a_shard_that_does_not_exist_is_a_usage_error(ursa: Command, shard: str)
 )
 def test_nothing_is_written_without_a_yes(lab: Lab, ursa: Command, arguments: tuple[str, ...]):
     ursa("catalog", "fold")
-    ursa("catalog", "rebuild", "--to", NEW_PREFIX, "--yes") if arguments[0] == "cutover" else None
+    if arguments[0] == "cutover":
+        ursa("catalog", "rebuild", "--to", NEW_PREFIX, "--yes")
     before = lab.everything()
 
     ursa("catalog", *arguments, code=2)
@@ -178,4 +179,17 @@ def test_doctor_lets_writers_race_and_leaves_nothing_behind(lab: Lab, ursa: Comm
 
     assert "one of 64 won" in ursa("doctor", "--race-writes", "--yes").stdout
 
+    assert lab.everything() == before
+
+
+@pytest.mark.parametrize("prefix", ["../x", "ursa/nowhere", ""])
+@pytest.mark.parametrize("command", ["fold --prefix", "diff", "cutover --reason x --yes", "rebuild --yes --to"])
+def test_a_prefix_that_is_no_catalog_is_refused_and_leaves_nothing(lab: Lab, ursa: Command, command: str, prefix: str):
+    if command.startswith("rebuild") and prefix == "ursa/nowhere":
+        pytest.skip("a fresh prefix is what a rebuild wants")
+    before = lab.everything()
+
+    refused = ursa("catalog", *command.split(), prefix, code=1)
+
+    assert isinstance(refused.exception, UrsaError)
     assert lab.everything() == before
