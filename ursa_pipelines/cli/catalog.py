@@ -102,9 +102,25 @@ def compact(
     if as_json:
         print_json([asdict(one) for one in upkeep])
         return
-    show_rows("Tables", [asdict(one) for one in upkeep])
+    show_rows(
+        "Tables",
+        [
+            {
+                "table": one.table,
+                "files": one.files_before,
+                "after": one.files_after,
+                "bytes": one.bytes,
+                "joined": len(one.compacted),
+                "removed": one.files_vacuumed,
+            }
+            for one in upkeep
+        ],
+    )
+    for one in upkeep:
+        if one.gave_up:
+            line(f"{one.table}: somebody else changes it just now; run this again later")
     if not commit:
-        typer.echo("Nothing was written; --commit does it.")
+        line("Nothing was written; --commit does it.")
 
 
 @catalog_app.command()
