@@ -15,7 +15,6 @@ everything and knows nothing yet but where the bucket is.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import multiprocessing
 import os
 import platform
@@ -27,50 +26,47 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
-import numpy as np
 import polars as pl
 import pyarrow as pa
 from delayed import Relay, relay
 from deltalake import write_deltalake
 from deltalake.exceptions import DeltaError
 from duckdb_extensions import import_extension
+from seeding import (
+    BY,
+    FIRST_HALF,
+    NEW_FAMILIES,
+    WEEK,
+    change_of,
+    entry_of,
+    hash_of,
+    rows_of,
+    sample_of,
+    seed,
+)
 
-from ursa_pipelines.catalog import policies
 from ursa_pipelines.catalog.catalog import Catalog
-from ursa_pipelines.catalog.claims import claim
-from ursa_pipelines.catalog.entries import Entry, LogItem, Writer, entry_key
 from ursa_pipelines.catalog.pointer import DEFAULT_PREFIX, init_catalog
 from ursa_pipelines.catalog.tables import delta
 from ursa_pipelines.catalog.tables.fold import fold, refold
-from ursa_pipelines.catalog.tables.head import read_head, stamp, swap
+from ursa_pipelines.catalog.tables.head import read_head
 from ursa_pipelines.catalog.tables.participants import Accounts
-from ursa_pipelines.catalog.tables.schemas import SCHEMAS, TABLES, events_of, modalities_of, month_of, recordings_of
+from ursa_pipelines.catalog.tables.schemas import SCHEMAS, TABLES, modalities_of, month_of, recordings_of
 from ursa_pipelines.catalog.writing import Change, Registration
 from ursa_pipelines.embedded.store import open_store
 from ursa_pipelines.objects.store import Bucket, Endpoint
-from ursa_pipelines.recordings.identity import derive_participant_id
-from ursa_pipelines.recordings.rows import ModalityRow, ParticipantRow, RecordingRow, Rows, infer_format
 
-FAMILIES = ("battery", "browser", "camera", "eeg", "keyboard", "location", "mic", "mouse", "notes", "screen")
-NEW_FAMILIES = ("camera", "eeg", "mic", "notes")
-FIRST_HALF = NEW_FAMILIES[:2]
-PEOPLE = 500
-BEGIN, END = datetime(2023, 6, 1, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)
-WEEK = (datetime(2026, 3, 9, tzinfo=UTC), datetime(2026, 3, 16, tzinfo=UTC))
-BY = Writer("bench")
 WRITERS, EACH_WRITER, EACH_APPENDER, BATCH = 8, 50, 5, 1000
-ALL_ENTRIES_UP_TO, SOME_ENTRIES, SEEDERS = 100_000, 2_000, 32
 READY_SECONDS = 120
 
 _SPAWN = multiprocessing.get_context("spawn")
@@ -212,9 +208,9 @@ def main() -> None:
         try:
             for size in map(int, given.sizes.split(",")):
                 place = _new_place(Path(directory))
-                sample = _to_sample(given.entries, size)
+                sample = sample_of(given.entries, size)
                 began, next_number = time.monotonic(), size
-                _seed(place, size, sample)
+                seed(place.assets(), size, sample, _tell)
                 seeded.append(f"{size:,} recordings with {len(sample):,} entries in {time.monotonic() - began:.0f} s")
                 _tell(f"seeded {seeded[-1]}")
                 for delay in (float(text) / 1000 for text in given.delay_ms.split(",")):
@@ -285,7 +281,7 @@ def _read(bench: Bench) -> Iterator[str]:
         return
     _fold_all(bench)
     catalog, counted, connection = bench.place.catalog(), bench.counted.catalog(), bench.place.duckdb()
-    for question in _questions(_hash(bench.sample[len(bench.sample) // 2])):
+    for question in _questions(hash_of(bench.sample[len(bench.sample) // 2])):
         peers = _relations(catalog, question.table)
         requests = [bench.requests(partial(question.ask, one)) for one in (counted, counted)][1:]
         requests.append(bench.requests(partial(_ask_newly, bench.counted, question)))
@@ -334,7 +330,7 @@ def _fold(bench: Bench) -> Iterator[str]:
     for run in range(bench.runs + 1):
         measuring = partial(measure, is_last=run == bench.runs)
         numbers = bench.fresh(BATCH)
-        changes = [_change(bench.size, number, is_stated=True) for number in numbers]
+        changes = [change_of(bench.size, number, is_stated=True) for number in numbers]
         measuring(f"register {BATCH:,} in one call", partial(_write_many, changes=changes))
         if bench.size:
             measuring("recordings of a week, they unfolded", lambda catalog: catalog.list_recordings(week))
@@ -342,7 +338,7 @@ def _fold(bench: Bench) -> Iterator[str]:
         if bench.size:
             measuring("recordings of a week, they folded", lambda catalog: catalog.list_recordings(week))
         for number in (bench.sample or numbers)[-3:]:
-            row = catalog.entry(_hash(number)).recording
+            row = catalog.entry(hash_of(number)).recording
             longer = row.model_copy(update={"duration": row.duration + timedelta(seconds=1)})
             catalog.register_recording(longer, "extend", BY)
         measuring("fold 3 that changed", _fold_catalog)
@@ -356,86 +352,10 @@ def _fold(bench: Bench) -> Iterator[str]:
         )
 
 
-def _hash(number: int) -> str:
-    return hashlib.sha256(f"recording {number}".encode()).hexdigest()
-
-
-def _start(size: int, number: int) -> datetime:
-    """What is seeded spreads evenly over all months; what comes later began in the last week."""
-    if number < size:
-        return BEGIN + timedelta(seconds=(END - BEGIN) // timedelta(seconds=1) * number // size)
-    return END - timedelta(days=7) + timedelta(seconds=number - size)
-
-
-def _rec_id(number: int, start: datetime) -> str:
-    return f"rec_{start:%Y%m%d_%H%M%S}_{number:06x}"
-
-
-def _uri(rec_id: str, family: str) -> str:
-    return f"r2://constellation-data/recordings/{rec_id}/{family}/"
-
-
-def _bytes(number: Any, at: Any) -> Any:
-    return 1_000_000 + (number * 7919 + at * 104_729) % 900_000_000
-
-
-def _rows(size: int, number: int, recording_hash: str, families: Sequence[str]) -> Rows:
-    start = _start(size, number)
-    rec_id, name = _rec_id(number, start), f"Participant {number % PEOPLE}"
-    node_of = {family: "green-mantis" if family in FIRST_HALF else "green-motor" for family in families}
-    nodes = sorted(set(node_of.values()))
-    person = ParticipantRow(
-        participant_id=derive_participant_id(name), enrolled_at=start, metadata={"display_name": name}
-    )
-    recording = RecordingRow(
-        recording_hash=recording_hash,
-        participant_ids=[person.participant_id],
-        start_time=start,
-        duration=timedelta(minutes=31),
-        ended_at=start + timedelta(minutes=31),
-        device_info={node: {"os": "macOS 15.4"} for node in nodes},
-        metadata={
-            "manifest_recording_id": rec_id,
-            "files": 31 * len(families),
-            "nodes": nodes,
-            "nodes_missing": [],
-            "verification": "sha256",
-            "ingested_from": "nas",
-            "registered_by": BY.by,
-        },
-    )
-    modalities = tuple(
-        ModalityRow(
-            recording_hash=recording_hash,
-            modality=family,
-            format=infer_format(family, ())[0],
-            raw_storage_uri=_uri(rec_id, family),
-            segment_count=31,
-            bytes=_bytes(number, at),
-            metadata={"nodes": [node_of[family]]},
-        )
-        for at, family in enumerate(families)
-    )
-    return Rows(recording, modalities, (person,))
-
-
-def _change(size: int, number: int, *, is_stated: bool, families: Sequence[str] = NEW_FAMILIES) -> Change:
-    """As an ingest registers it. A hash that is derived is another one for each set of files."""
-    recording_hash = _hash(number) if is_stated else hashlib.sha256(f"{number} {families}".encode()).hexdigest()
-    rows = partial(_rows, size, number, families=families)
-    nodes = (rows(recording_hash).recording.metadata or {})["nodes"]
-
-    def resolve_for(meant: str) -> policies.Resolve:
-        return policies.ingest(rows(meant), overwrite=False, source_nodes=nodes)
-
-    rec_id = _rec_id(number, _start(size, number))
-    return Change(recording_hash, is_stated, rec_id, resolve_for, "ingest", BY)
-
-
 def _write(
     catalog: Catalog, size: int, number: int, *, is_stated: bool, families: Sequence[str] = NEW_FAMILIES
 ) -> Registration:
-    change = _change(size, number, is_stated=is_stated, families=families)
+    change = change_of(size, number, is_stated=is_stated, families=families)
     return catalog.write(
         change.recording_hash,
         change.resolve_for,
@@ -488,7 +408,7 @@ def _append_each(place: Place, size: int, prefix: str, numbers: range) -> int:
     """The same rows, appended to tables of their own in three commits; again whenever somebody else was faster."""
     assets = place.assets()
     for number in numbers:
-        pairs = [_entry(_rows(size, number, _hash(number), NEW_FAMILIES))]
+        pairs = [entry_of(rows_of(size, number, hash_of(number), NEW_FAMILIES))]
         people = pa.Table.from_pylist(Accounts(entry for entry, _ in pairs).records({}), schema=SCHEMAS["participants"])
         for name, rows in (
             ("modalities", modalities_of(pairs)),
@@ -583,101 +503,6 @@ def _new_place(root: Path) -> Place:
     place = Place(store.endpoint, bucket, store.access_key_id, store.secret_access_key, str(extensions))
     init_catalog(place.assets(), by=BY.by)
     return place
-
-
-def _to_sample(asked: str, size: int) -> range:
-    """The numbers of the recordings whose entries are written, evenly spread."""
-    count = {"all": size, "auto": size if size <= ALL_ENTRIES_UP_TO else SOME_ENTRIES}.get(asked)
-    count = min(max(1, int(asked)) if count is None else count, size)
-    return range(0, size, size // count)[:count] if count else range(0)
-
-
-def _seed(place: Place, size: int, sample: range) -> None:
-    """Writes tables of so many recordings, each month one file, the entries of the sample, and HEAD."""
-    if not size:
-        return
-    assets = place.assets()
-    head, etag = stamp(assets, DEFAULT_PREFIX)
-    tables = {name: delta.open_or_create(assets, DEFAULT_PREFIX, name) for name in TABLES}
-    accounts = Accounts(_entry(_rows(size, number, _hash(number), FAMILIES))[0] for number in range(min(PEOPLE, size)))
-    people = pa.Table.from_pylist(accounts.records({}), schema=SCHEMAS["participants"])
-    delta.append(tables["participants"], people, head.gen, {})
-    with ThreadPoolExecutor(SEEDERS) as pool:
-        for month, several in groupby(range(size), lambda number: month_of(_start(size, number))):
-            numbers = list(several)
-            etags = dict(pool.map(partial(_seed_entry, assets, size), (one for one in numbers if one in sample)))
-            for name, rows in _tables_of(size, numbers, etags).items():
-                delta.append(tables[name], rows, head.gen, {})
-            _tell(f"seeded {month}: {numbers[-1] + 1:,} of {size:,}")
-    versions = {name: table.version() for name, table in tables.items()}
-    assert swap(assets, DEFAULT_PREFIX, head, etag, versions=versions, epoch=1, by=BY.by)
-
-
-def _seed_entry(assets: Bucket, size: int, number: int) -> tuple[int, str]:
-    entry, _ = _entry(_rows(size, number, _hash(number), FAMILIES))
-    row = entry.recording
-    claim(assets, DEFAULT_PREFIX, row.rec_id or "", row.recording_hash, entry.log[0].txn)
-    key = entry_key(DEFAULT_PREFIX, row.recording_hash)
-    return number, assets.create(key, entry.model_dump_json().encode()).etag
-
-
-def _entry(rows: Rows) -> tuple[Entry, str]:
-    """The entry of rows that were registered as soon as the recording had ended, and some ETag."""
-    at, recording_hash = rows.recording.start_time + timedelta(hours=1), rows.recording.recording_hash
-    entry = Entry(
-        seq=1,
-        recording=rows.recording,
-        modalities=list(rows.modalities),
-        participants=list(rows.participants),
-        months=[month_of(rows.recording.start_time)],
-        log=[LogItem(txn=recording_hash[:16], op="ingest", by=BY.by, at=at, seq=1)],
-    )
-    return entry, f'"{recording_hash[:32]}"'
-
-
-def _tables_of(size: int, numbers: Sequence[int], etags: dict[int, str]) -> dict[str, pa.Table]:
-    """The rows of recordings of one month, made by repeating those of the first and filling in what differs."""
-    first, last = (_entry(_rows(size, number, _hash(number), FAMILIES)) for number in (numbers[0], numbers[-1]))
-    count, each = len(numbers), len(FAMILIES)
-    hashes = [_hash(number) for number in numbers]
-    starts = [_start(size, number) for number in numbers]
-    rec_ids = [_rec_id(number, start) for number, start in zip(numbers, starts, strict=True)]
-    people = [derive_participant_id(f"Participant {number}") for number in range(PEOPLE)]
-    documents = recordings_of([first]).column("metadata")[0].as_py().split(rec_ids[0])
-    filled = {
-        "recordings": {
-            "recording_hash": hashes,
-            "rec_id": rec_ids,
-            "start_time": starts,
-            "ended_at": [start + timedelta(minutes=31) for start in starts],
-            "participant_ids": [[people[number % PEOPLE]] for number in numbers],
-            "metadata": [rec_id.join(documents) for rec_id in rec_ids],
-            "etag": [etags.get(number, f'"{name[:32]}"') for number, name in zip(numbers, hashes, strict=True)],
-        },
-        "modalities": {
-            "recording_hash": np.repeat(hashes, each),
-            "raw_storage_uri": [_uri(rec_id, family) for rec_id in rec_ids for family in FAMILIES],
-            "bytes": _bytes(np.repeat(np.array(numbers), each), np.tile(np.arange(each), count)),
-            "start_time": np.repeat(np.array([start.replace(tzinfo=None) for start in starts], "M8[us]"), each),
-        },
-        "events": {
-            "recording_hash": hashes,
-            "event_time": [start + timedelta(hours=1) for start in starts],
-            "txn": [name[:16] for name in hashes],
-        },
-    }
-    made = {}
-    for name, rows_of in (("recordings", recordings_of), ("modalities", modalities_of), ("events", events_of)):
-        pattern = rows_of([first])
-        table = pattern.take(pa.array(np.tile(np.arange(pattern.num_rows), count)))
-        for column, values in filled[name].items():
-            at, column_field = table.schema.get_field_index(column), SCHEMAS[name].field(column)
-            table = table.set_column(at, column_field, pa.array(values).cast(column_field.type))
-        assert table.slice(table.num_rows - pattern.num_rows).equals(
-            rows_of([(last[0], etags.get(numbers[-1], last[1]))])
-        )
-        made[name] = table
-    return made
 
 
 def _timed(call: Callable[[], object], runs: int) -> list[float]:
