@@ -130,7 +130,7 @@ def _soon(hang: Hangs, call: Callable[[], _T]) -> _T:
     outcome: list[_T] = []
     thread = threading.Thread(target=lambda: outcome.append(call()), daemon=True)
     thread.start()
-    thread.join(15)
+    thread.join(60)
     waits = thread.is_alive()
     if waits:
         hang.released.set()

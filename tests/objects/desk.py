@@ -13,7 +13,7 @@ from tests.recordings_on_disk import write_recording
 from ursa_pipelines.objects.keys import raw_key
 from ursa_pipelines.objects.store import Bucket, ObjectInfo
 from ursa_pipelines.objects.transfers import TransferLimits, Transfers
-from ursa_pipelines.objects.unfinished import UnfinishedUploads
+from ursa_pipelines.objects.unfinished import UnfinishedUpload, UnfinishedUploads
 from ursa_pipelines.objects.upload import Outgoing, Uploader
 from ursa_pipelines.recordings.inventory import take_inventory
 
@@ -74,6 +74,10 @@ class Desk:
     @property
     def unfinished(self) -> UnfinishedUploads:
         return UnfinishedUploads(self.bucket, self.bucket)
+
+    def survey(self) -> list[UnfinishedUpload]:
+        """The recorded uploads of this recording; other tests of the process share the bucket."""
+        return [found for found in self.unfinished.survey() if found.record.key.startswith(self.key(""))]
 
     def require_nothing_left(self) -> None:
         assert self.objects() == []

@@ -49,7 +49,7 @@ def test_a_stop_keeps_what_is_stored(desk: Desk):
         _resuming(desk, check_stop=stop, on_bytes=count_down).send(one)
 
     assert desk.objects() == []
-    assert len(desk.unfinished.survey()) == 1
+    assert len(desk.survey()) == 1
     _resuming(desk).send(one)
     _require_sound(desk, one)
 
@@ -88,7 +88,7 @@ def test_a_stored_part_of_other_bytes_is_sent_again(desk: Desk):
 def test_an_upload_that_has_expired_is_begun_anew(desk: Desk):
     (one,) = desk.outgoing(FILES)
     _interrupt(desk, one, after_parts=2)
-    (unfinished,) = desk.unfinished.survey()
+    (unfinished,) = desk.survey()
     desk.bucket.multipart_client.abort_multipart_upload(
         Bucket=desk.bucket.name, Key=one.key, UploadId=unfinished.record.upload_id
     )
@@ -105,7 +105,7 @@ def test_an_upload_that_expires_while_it_goes_on_is_begun_anew(desk: Desk):
     def end_it(path: str, count: int) -> None:
         if not ended.is_set():
             ended.set()
-            (unfinished,) = desk.unfinished.survey()
+            (unfinished,) = desk.survey()
             desk.bucket.multipart_client.abort_multipart_upload(
                 Bucket=desk.bucket.name, Key=one.key, UploadId=unfinished.record.upload_id
             )
@@ -124,7 +124,7 @@ def test_an_object_that_came_meanwhile_ends_the_upload_that_is_left(desk: Desk):
         _resuming(desk).send(one)
 
     assert desk.open_uploads() == []
-    assert desk.unfinished.survey() == []
+    assert desk.survey() == []
 
 
 def test_a_file_with_other_content_ends_the_upload_of_the_old_one(desk: Desk):
@@ -135,7 +135,7 @@ def test_a_file_with_other_content_ends_the_upload_of_the_old_one(desk: Desk):
     assert _resuming(desk).send(mended).bytes_sent == SIZE
 
     assert desk.bucket.get(one.key)[0] == content_of(SIZE, seed="mended")
-    assert (desk.open_uploads(), desk.unfinished.survey()) == ([], [])
+    assert (desk.open_uploads(), desk.survey()) == ([], [])
 
 
 def test_a_file_that_is_not_what_is_attested_ends_its_upload(desk: Desk):
@@ -145,7 +145,7 @@ def test_a_file_that_is_not_what_is_attested_ends_its_upload(desk: Desk):
         _resuming(desk).send(one)
 
     desk.require_nothing_left()
-    assert desk.unfinished.survey() == []
+    assert desk.survey() == []
 
 
 @pytest.mark.parametrize("record", [b"{}", b"not json", b'{"key": "recordings/x", "upload_id": 3}'])
@@ -209,7 +209,7 @@ def test_a_record_that_cannot_be_removed_does_not_fail_a_finished_upload(desk: D
 
     _resuming(replace(desk, bucket=proxied)).send(one)
 
-    (left,) = desk.unfinished.survey()
+    (left,) = desk.survey()
     assert left.idle_since is None
     desk.unfinished.remove(left)
     _require_sound(desk, one)
@@ -222,7 +222,7 @@ def test_only_an_uploads_own_record_goes_with_it(desk: Desk):
 
     desk.unfinished.abandon(earlier)
 
-    (goes_on,) = desk.unfinished.survey()
+    (goes_on,) = desk.survey()
     assert goes_on.record.sha256 == one.sha256
     desk.unfinished.remove(goes_on)
     desk.require_nothing_left()
@@ -231,7 +231,7 @@ def test_only_an_uploads_own_record_goes_with_it(desk: Desk):
 def test_an_upload_that_goes_on_by_now_is_not_removed(desk: Desk):
     (one,) = desk.outgoing(FILES)
     _interrupt(desk, one, after_parts=1)
-    (seen,) = desk.unfinished.survey()
+    (seen,) = desk.survey()
     assert seen.idle_since is not None
     seen_before_that_part = replace(seen, idle_since=seen.idle_since - timedelta(seconds=1))
 
@@ -255,14 +255,14 @@ def test_a_survey_tells_who_began_an_upload_and_how_much_is_stored(desk: Desk):
     (one,) = desk.outgoing(FILES)
     _interrupt(desk, one, after_parts=2)
 
-    (unfinished,) = desk.unfinished.survey()
+    (unfinished,) = desk.survey()
 
     assert (unfinished.record.key, unfinished.record.size) == (one.key, SIZE)
     assert unfinished.record.host
     assert unfinished.stored_bytes == 2 * PART_SIZE
     desk.unfinished.remove(unfinished)
     desk.require_nothing_left()
-    assert desk.unfinished.survey() == []
+    assert desk.survey() == []
 
 
 def test_a_stop_does_not_wait_for_a_store_that_does_not_answer(desk: Desk, proxied: Bucket, proxy: Proxy):
@@ -304,4 +304,4 @@ def _require_sound(desk: Desk, one: Outgoing) -> None:
     assert body == FILES[PATH]
     assert info.sha256 == one.sha256
     assert desk.open_uploads() == []
-    assert [found for found in desk.unfinished.survey() if found.record.key == one.key] == []
+    assert desk.survey() == []
