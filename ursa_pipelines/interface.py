@@ -83,7 +83,7 @@ class DataInterface:
         self._credentials = CredentialSource(self.profile)
         self._enabled: frozenset[Role] = frozenset()
         self._buckets: dict[Role, Bucket] = {}
-        self._writer = Writer(by=f"{_user()}@{socket.gethostname()}", run_id=run_id)
+        self.writer = Writer(by=f"{_user()}@{socket.gethostname()}", run_id=run_id)
 
     def __repr__(self) -> str:
         return f"DataInterface(profile={self.profile.name!r})"
@@ -250,13 +250,13 @@ class DataInterface:
             device_info=dict(device_info) if device_info else None,
             metadata=dict(metadata) if metadata else None,
         )
-        return self._write_catalog.register_recording(row, on_conflict, self._writer).entry.recording
+        return self._write_catalog.register_recording(row, on_conflict, self.writer).entry.recording
 
     def register_recordings(
         self, rows: Sequence[RecordingRow], on_conflict: RecordingPolicy = "error"
     ) -> list[RecordingRow | UrsaError]:
         """Registers many recording rows at once; each as it stands, or why it was refused. None stops the others."""
-        outcomes = self._write_catalog.register_recordings(rows, on_conflict, self._writer)
+        outcomes = self._write_catalog.register_recordings(rows, on_conflict, self.writer)
         return [one if isinstance(one, UrsaError) else one.entry.recording for one in outcomes]
 
     def release_claim(self, rec_id: str) -> str:
@@ -264,11 +264,11 @@ class DataInterface:
 
         Raises `CatalogError` if it is in use.
         """
-        return self._write_catalog.release_claim(rec_id, self._writer)
+        return self._write_catalog.release_claim(rec_id, self.writer)
 
     def fold(self) -> Folded:
         """Brings the tables that other engines read up to date. Reads by this interface do not depend on it."""
-        return self._write_catalog.fold(self._writer)
+        return self._write_catalog.fold(self.writer)
 
     def register_modality(
         self,
@@ -290,7 +290,7 @@ class DataInterface:
             raw_storage_uri=raw_storage_uri,
             **fields,
         )
-        entry = self._write_catalog.register_modality(row, on_conflict, self._writer).entry
+        entry = self._write_catalog.register_modality(row, on_conflict, self.writer).entry
         return next(one for one in entry.modalities if one.primary_key == row.primary_key)
 
     def get_recording(self, recording_hash: str) -> RecordingRow:
@@ -372,7 +372,7 @@ class DataInterface:
         """Creates an empty catalog and the buckets' identity objects where they are missing; the live prefix."""
         for role in ("assets_rw", "raw_rw"):
             self._require_identity(self._bucket(role), _PURPOSES[role], may_create=True)
-        return init_catalog(self._bucket("assets_rw"), by=self._writer.by).prefix
+        return init_catalog(self._bucket("assets_rw"), by=self.writer.by).prefix
 
     # Rooms
 
@@ -397,7 +397,7 @@ class DataInterface:
         """The live catalog, opened for reading at the prefix the pointer names."""
         if self.profile.family == "local":
             self._require_identity(self._bucket("assets_rw"), "assets")
-            init_catalog(self._bucket("assets_rw"), by=self._writer.by)
+            init_catalog(self._bucket("assets_rw"), by=self.writer.by)
         return Catalog.open(self._bucket("assets_ro"), prefix=self.profile.catalog_prefix)
 
     def ingest_context(self, raw_role: Role = "raw_rw") -> IngestContext:
@@ -419,7 +419,7 @@ class DataInterface:
     def _rw_catalog(self) -> Catalog:
         assets, prefix = self._bucket("assets_rw"), self.profile.catalog_prefix
         if self.profile.family == "local" and prefix is None:
-            catalog = Catalog(assets, init_catalog(assets, by=self._writer.by).prefix)
+            catalog = Catalog(assets, init_catalog(assets, by=self.writer.by).prefix)
         else:
             catalog = Catalog.open(assets, prefix=prefix)
         # Asked here as well as before the first row, so that no bytes are sent for a catalog that takes no rows.
@@ -457,7 +457,7 @@ class DataInterface:
         return IngestContext(
             raw=raw,
             catalog=catalog,
-            writer=self._writer,
+            writer=self.writer,
             quiet_period=settings.quiet_period,
             reconstruct_after_bucket=settings.reconstruct_after_bucket,
             transfers=self._transfers,

@@ -1,36 +1,76 @@
-"""The assets: two external sources of recordings, and the recording itself as bytes and rows."""
+"""The assets: external sources of recordings, and the recording itself as bytes and rows."""
 
 from __future__ import annotations
 
+import inspect
 import warnings
 
 import dagster as dg
 
 from ursa_pipelines.orchestration import ops
-from ursa_pipelines.orchestration.partitions import recordings
+from ursa_pipelines.orchestration.partitions import R2_RECORDING, RECORDING, arrival_asset, recordings
+from ursa_pipelines.profiles import Profile
 
 RECORDINGS_PER_RUN = 100
 
-nas_recording = dg.AssetSpec(
-    "nas_recording",
-    partitions_def=recordings,
-    group_name="sources",
-    kinds={"nas"},
-    description="A recording directory on a mounted NAS or USB drive. Sensors report it when it has settled.",
-)
-r2_recording = dg.AssetSpec(
-    "r2_recording",
-    partitions_def=recordings,
-    group_name="sources",
-    kinds={"r2"},
-    description="A recording's bytes in the raw bucket that did not come through here.",
-)
-
-# `eager()` would never fire for a recording that only one of the two sources has. `since_last_handled()` would forget
+# `eager()` would never fire for a recording that only one of the sources has. `since_last_handled()` would forget
 # what arrives while the recording is being ingested, or between a request and the tick after it.
 _arrival = dg.AutomationCondition.newly_missing() | dg.AutomationCondition.any_deps_updated()
 _handled = dg.AutomationCondition.initial_evaluation() | (dg.AutomationCondition.newly_requested() & ~_arrival)
 on_arrival = (_arrival.since(_handled) & ~dg.AutomationCondition.in_progress()).with_label("on arrival")
+
+
+def external_assets(profile: Profile) -> list[dg.AssetSpec]:
+    """What sensors report arrivals on: one asset per source of the profile, and one for the raw bucket."""
+    return [
+        *(
+            dg.AssetSpec(
+                arrival_asset(source.name),
+                partitions_def=recordings,
+                group_name="sources",
+                kinds={"nas"},
+                description=f"A recording directory on the source {source.name}. Its sensor reports it once it has "
+                "settled, and again when it has changed.",
+            )
+            for source in profile.sources
+        ),
+        dg.AssetSpec(
+            R2_RECORDING,
+            partitions_def=recordings,
+            group_name="sources",
+            kinds={"r2"},
+            description="A recording's bytes in the raw bucket that did not come through here.",
+        ),
+    ]
+
+
+def recording_asset(profile: Profile) -> dg.AssetsDefinition:
+    """The partitioned asset `recording`: the ops in their order, downstream of every source."""
+    sources = [*(arrival_asset(source.name) for source in profile.sources), R2_RECORDING]
+    names = [key.to_python_identifier() for key in sources]
+    discover = ops.make_discover(names)
+
+    def recording(**arrivals):
+        registered = ops.register(ops.upload(ops.reconstruct_manifest(ops.hash_unattested(discover(**arrivals)))))
+        return {
+            "result": ops.report(registered),
+            f"recording_{ops.CHECK}": ops.rows_and_objects_agree(registered),
+        }
+
+    # Dagster reads the inputs of a graph off its function, and each profile has sources of its own.
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    recording.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])  # type: ignore[attr-defined]
+    return dg.graph_asset(
+        name=RECORDING.to_python_identifier(),
+        partitions_def=recordings,
+        backfill_policy=dg.BackfillPolicy.multi_run(RECORDINGS_PER_RUN),
+        group_name="ingest",
+        kinds={"r2"},
+        automation_condition=on_arrival,
+        check_specs=[_agreement()],
+        ins={name: dg.AssetIn(key, dagster_type=dg.Nothing) for name, key in zip(names, sources, strict=True)},
+        description="A recording whose bytes are proved to be in the bucket and whose rows are in the catalog.",
+    )(recording)
 
 
 def _agreement() -> dg.AssetCheckSpec:
@@ -39,30 +79,7 @@ def _agreement() -> dg.AssetCheckSpec:
         warnings.simplefilter("ignore", dg.PreviewWarning)
         return dg.AssetCheckSpec(
             ops.CHECK,
-            asset=ops.RECORDING,
+            asset=RECORDING,
             partitions_def=recordings,
             description="The catalog's rows, the manifests and the objects in the bucket say the same.",
         )
-
-
-@dg.graph_asset(
-    name="recording",
-    partitions_def=recordings,
-    backfill_policy=dg.BackfillPolicy.multi_run(RECORDINGS_PER_RUN),
-    group_name="ingest",
-    kinds={"r2"},
-    automation_condition=on_arrival,
-    check_specs=[_agreement()],
-    ins={
-        "nas_recording": dg.AssetIn("nas_recording", dagster_type=dg.Nothing),
-        "r2_recording": dg.AssetIn("r2_recording", dagster_type=dg.Nothing),
-    },
-    description="A recording whose bytes are proved to be in the bucket and whose rows are in the catalog.",
-)
-def recording(nas_recording, r2_recording):
-    discovered = ops.discover(nas_recording=nas_recording, r2_recording=r2_recording)
-    registered = ops.register(ops.upload(ops.reconstruct_manifest(ops.hash_unattested(discovered))))
-    return {
-        "result": ops.report(registered),
-        f"recording_{ops.CHECK}": ops.rows_and_objects_agree(registered),
-    }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from ursa_pipelines.orchestration.assets import nas_recording, r2_recording, recording
+from ursa_pipelines.orchestration.assets import external_assets, recording_asset
 from ursa_pipelines.orchestration.resources import UrsaResource
 from ursa_pipelines.orchestration.sensors import automation_sensor, nas_sensor
 from ursa_pipelines.profiles import load_profile
@@ -17,8 +17,9 @@ INGEST_JOB = "ingest"
 def build_definitions(profile: str | None, config_path: Path | None = None) -> dg.Definitions:
     """Assets, job, sensors and the resource for a profile. Reads the profile's YAML, no secret and no network."""
     loaded = load_profile(profile, config_path)
+    recording = recording_asset(loaded)
     return dg.Definitions(
-        assets=[nas_recording, r2_recording, recording],
+        assets=[*external_assets(loaded), recording],
         jobs=[
             dg.define_asset_job(
                 INGEST_JOB,

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
+import dagster as dg
+
 from ursa_pipelines.embedded.state import state_directory
+from ursa_pipelines.orchestration.resources import require_profile
 
 
 def dagster_home() -> Path:
@@ -20,3 +25,11 @@ def dagster_home() -> Path:
         shipped = resources.files("ursa_pipelines.orchestration").joinpath("dagster.yaml")
         settings.write_text(shipped.read_text(encoding="utf-8"), encoding="utf-8")
     return home
+
+
+@contextmanager
+def open_instance(profile: str) -> Iterator[dg.DagsterInstance]:
+    """The instance of `dagster_home()`, which serves this profile. Raises `ProfileInvalid` if it serves another."""
+    with dg.DagsterInstance.from_config(str(dagster_home().absolute())) as instance:
+        require_profile(instance, profile)
+        yield instance

@@ -8,9 +8,9 @@ import dagster as dg
 from ursa_pipelines.errors import UrsaError
 from ursa_pipelines.ingest.batch import BatchItem, StepName, fold_if_many
 from ursa_pipelines.objects.keys import marker_key, recording_prefix, uri
+from ursa_pipelines.orchestration.partitions import RECORDING
 from ursa_pipelines.orchestration.resources import UrsaResource
 
-RECORDING = dg.AssetKey("recording")
 CHECK = "rows_and_objects_agree"
 
 
@@ -30,13 +30,19 @@ class BatchState:
     items: Sequence[BatchItem]
 
 
-@dg.op(
-    ins={"nas_recording": dg.In(dg.Nothing), "r2_recording": dg.In(dg.Nothing)},
-    description="Looks at each recording's directories and at the bucket, and refuses what must not be ingested.",
-)
-def discover(context: dg.OpExecutionContext, config: IngestConfig, ursa: UrsaResource) -> BatchState:
-    items = [BatchItem(rec_id) for rec_id in context.partition_keys]
-    return _advance(context, ursa, "discover", BatchState(config.overwrite, config.allow_partial, items))
+def make_discover(arrivals: Sequence[str]) -> dg.OpDefinition:
+    """The op `discover`, which comes after the arrivals of these names."""
+
+    @dg.op(
+        name="discover",
+        ins={name: dg.In(dg.Nothing) for name in arrivals},
+        description="Looks at each recording's directories and at the bucket, and refuses what must not be ingested.",
+    )
+    def _discover(context: dg.OpExecutionContext, config: IngestConfig, ursa: UrsaResource) -> BatchState:
+        items = [BatchItem(rec_id) for rec_id in context.partition_keys]
+        return _advance(context, ursa, "discover", BatchState(config.overwrite, config.allow_partial, items))
+
+    return _discover
 
 
 @dg.op(name="hash", description="Hashes the files that no manifest attests; attested ones are hashed as they are sent.")

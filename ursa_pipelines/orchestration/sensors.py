@@ -14,7 +14,7 @@ import dagster as dg
 from ursa_pipelines.embedded.sources import ensure_local_sources
 from ursa_pipelines.ingest.sources import Source, list_recordings
 from ursa_pipelines.ingest.watch import Arrival, look_at
-from ursa_pipelines.orchestration.partitions import PARTITIONS_PER_REQUEST, recordings
+from ursa_pipelines.orchestration.partitions import PARTITIONS_PER_REQUEST, arrival_asset, recordings
 from ursa_pipelines.orchestration.resources import UrsaResource, require_profile
 from ursa_pipelines.profiles import Profile
 
@@ -61,7 +61,7 @@ def nas_sensor(source_name: str, profile: Profile, *, tick_seconds: float = _TIC
             ],
             asset_events=[
                 dg.AssetMaterialization(
-                    "nas_recording",
+                    arrival_asset(source_name),
                     partition=rec_id,
                     tags={"dagster/data_version": looked_at[rec_id].fingerprint},
                     metadata={"directory": dg.MetadataValue.path(str(source.root / rec_id))},

@@ -128,6 +128,8 @@ class Profile(_Section):
             raise ValueError("the embedded store makes its own endpoint and credentials; use store: s3 for another")
         if len({source.name for source in self.sources}) < len(self.sources):
             raise ValueError("two sources have the same name")
+        if "r2" in {source.name for source in self.sources}:
+            raise ValueError("a source cannot be called r2, which is the bucket")
         return self
 
 
