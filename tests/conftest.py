@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.detour import Detour, make_detour
 from tests.faults.proxy import Proxy
 from tests.lab import Lab, make_lab
 from ursa_pipelines.embedded.store import open_store
@@ -33,3 +34,12 @@ def proxy(store_state: Path) -> Iterator[Proxy]:
     proxy = Proxy(open_store(store_state).endpoint)
     yield proxy
     proxy.close()
+
+
+@pytest.fixture
+def detour(lab: Lab, store_state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Detour]:
+    """A way to the buckets of `lab` through a proxy, whose `fault` the test sets."""
+    detour = make_detour(lab, open_store(store_state), tmp_path)
+    monkeypatch.setenv("PATH", f"{detour.programs}{os.pathsep}{os.environ['PATH']}")
+    yield detour
+    detour.proxy.close()

@@ -463,6 +463,7 @@ class DataInterface:
             transfers=self._transfers,
             hash_workers=settings.hash_workers,
             digests=self._digests,
+            recordings_at_once=settings.recordings_at_once,
         )
 
     def _bucket(self, role: Role) -> Bucket:

@@ -240,7 +240,7 @@ def test_doctor_shows_unfinished_uploads_and_ends_those_that_are_idle(ursa: Comm
 
 
 def test_doctor_names_what_is_wrong_and_the_remedy(ursa: Command, lab: Lab):
-    assert ursa("doctor").count("ok    ") == 5
+    assert ursa("doctor").count("ok    ") == 6
     lab.nas.rename(lab.nas.with_name("unplugged"))
 
     told = ursa("doctor", code=1)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from pathlib import Path
 
+import pytest
+
+from tests.faults.detour import Detour
+from tests.faults.proxy import ConnectionDropped, Fault, RequestRefused
 from tests.ingest.rig import upload_as_rig
 from tests.ingest.test_two_halves import HOST, MOTOR, node_manifests_of_both
 from tests.lab import Lab
 from tests.recordings_on_disk import write_recording
 from tests.snapshot import snapshot
+from ursa_pipelines.errors import UploadInterrupted
+from ursa_pipelines.ingest.batch import STEPS, Batch, BatchItem, StepName, several_at_once
+from ursa_pipelines.ingest.verify import Verification, verify_many
 
 FILES = {"camera_a/seg_0000.mp4": b"video" * 100, "mic/seg_0000.wav": b"audio" * 10}
 GOOD, BAD, WAITING, BARE, LAST = (
@@ -133,6 +143,135 @@ def test_bytes_in_the_bucket_count_for_a_batch_as_well(lab: Lab):
     (item,) = lab.data.ingest_many([directory])
 
     assert (item.status, item.files_uploaded, item.files_skipped, item.bytes_uploaded) == ("OK", 0, 2, 0)
+
+
+class Outage(Fault):
+    """From the first request on, for some seconds, nothing is answered but 503, or nothing at all."""
+
+    SECONDS = 3.0
+
+    def __init__(self, *, answers: bool) -> None:
+        self._answers, self._until, self._lock = answers, 0.0, threading.Lock()
+        self.met = 0
+
+    def before(self, request: str) -> None:
+        with self._lock:
+            self._until = self._until or time.monotonic() + self.SECONDS
+            if time.monotonic() > self._until:
+                return
+            self.met += 1
+        if self._answers:
+            raise RequestRefused(503, "SlowDown")
+        raise ConnectionDropped
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["503", "no answer"])
+@pytest.mark.parametrize("step", ["discover", "upload", "register"])
+def test_a_short_outage_of_the_store_fails_no_step(step: StepName, answers: bool, lab: Lab, detour: Detour):
+    for rec_id in (GOOD, LAST):
+        write_recording(lab.nas, rec_id, {**FILES, "notes/notes.jsonl": rec_id.encode()})
+    batch = Batch(detour.interface().ingest_context(), lambda rec_id: [lab.nas / rec_id])
+    items = [BatchItem(rec_id) for rec_id in (GOOD, LAST)]
+    for one in STEPS:
+        outage = Outage(answers=answers)
+        detour.proxy.fault = outage if one == step else Fault()
+        items = batch.step(one, items)
+        assert outage.met > 0 or one != step
+
+    assert [(item.status, item.reason) for item in items] == [("OK", ""), ("OK", "")]
+    lab.check_invariants()
+
+
+def test_an_interrupt_of_the_caller_stops_what_is_under_way_and_begins_nothing_more():
+    stop, begun = threading.Event(), list[int]()
+
+    def work(number: int) -> int:
+        begun.append(number)
+        if number == 0:
+            raise KeyboardInterrupt
+        assert stop.wait(10)
+        return number
+
+    with pytest.raises(KeyboardInterrupt):
+        several_at_once(work, range(100), 2, stop)
+
+    assert stop.is_set()
+    assert len(begun) <= 3
+
+
+def test_a_stop_does_not_wait_for_a_source_that_says_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    write_recording(lab.nas, GOOD, FILES)
+    hanging, released = threading.Event(), threading.Event()
+    batch = Batch(lab.data.ingest_context(), lambda rec_id: [lab.nas / rec_id])
+    open_file = os.open
+
+    def hang(path: object, *args: object, **kwargs: object) -> int:
+        if threading.current_thread().name.startswith("source"):
+            hanging.set()
+            released.wait(30)
+        return open_file(path, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", hang)
+    interrupt = threading.Thread(target=lambda: (hanging.wait(10), batch.stop()))
+    interrupt.start()
+    began = time.monotonic()
+
+    (item,) = batch.step("discover", [BatchItem(GOOD)])
+
+    assert hanging.is_set()
+    assert time.monotonic() - began < 10
+    assert (item.status, item.error_type) == ("SKIP", "UploadInterrupted")
+    released.set()
+    interrupt.join()
+
+
+def test_progress_and_registrations_are_told_by_recording(lab: Lab):
+    for rec_id in (GOOD, LAST):
+        write_recording(lab.nas, rec_id, {**FILES, "mic/seg_0000.wav": rec_id.encode()})
+    size = len(FILES["camera_a/seg_0000.mp4"]) + len(GOOD)
+    come, registered = dict[str, int](), list[str]()
+    batch = Batch(
+        lab.data.ingest_context(),
+        lambda rec_id: [lab.nas / rec_id],
+        on_progress=lambda rec_id, progress: come.update({rec_id: progress.bytes_uploaded}),
+        on_registered=lambda item: registered.append(item.rec_id),
+    )
+
+    batch.run_all([GOOD, LAST])
+
+    assert come == {GOOD: size, LAST: size}
+    assert sorted(registered) == [GOOD, LAST]
+
+
+def test_a_plan_writes_nothing(lab: Lab):
+    directories = _mixed_lot(lab)
+    lab.data.ingest_many(directories[:1])
+    before = lab.everything()
+    reading = Batch(lab.interface(writes=False).reading_context, lambda rec_id: [lab.nas / rec_id])
+
+    items = reading.plan([GOOD, BAD, WAITING, BARE])
+
+    assert [(item.state, item.outcome) for item in items] == [
+        ("planned", "would send nothing; registered already"),
+        ("failed", ""),
+        ("waiting", ""),
+        ("planned", "would send 2 files, 524 bytes; would register it"),
+    ]
+    assert lab.everything() == before
+
+
+def test_many_are_verified_each_on_its_own_until_it_is_to_stop(lab: Lab):
+    lab.data.ingest_many([write_recording(lab.nas, GOOD, FILES)])
+    context = lab.data.reading_context
+
+    found = verify_many(context, [GOOD, LAST])
+    stopped = verify_many(context, [GOOD, LAST], should_stop=lambda: True)
+
+    good, other = found[GOOD], found[LAST]
+    assert isinstance(good, Verification)
+    assert good.ok
+    assert "not in the catalog" in str(other)
+    assert [type(one) for one in stopped.values()] == [UploadInterrupted, UploadInterrupted]
 
 
 def _mixed_lot(lab: Lab) -> list[Path]:

@@ -137,10 +137,33 @@ def test_each_kind_of_damage_is_told_apart_and_nothing_is_noted(lab: Lab, damage
 
     found = lab.data.verify(REC, deep=True)
 
-    assert told in found.problems
+    assert told in found.object_problems
     assert len([problem for problem in found.problems if problem.startswith(told.partition(" ")[0])]) == 1
     assert (found.ok, found.recorded) == (False, False)
     assert (level(lab), operations(lab)) == ("size", ["ingest"])
+
+
+def test_rows_that_differ_from_the_bucket_are_told_apart_from_objects_that_do(lab: Lab):
+    by_path_b(lab)
+    (mic,) = lab.data.list_modalities({"modality": "mic"})
+    fields = mic.model_dump(include={"recording_hash", "modality", "format", "raw_storage_uri", "worker_id", "bytes"})
+    lab.data.register_modality(**fields, segment_count=7, on_conflict="overwrite")
+
+    found = lab.data.verify(REC)
+
+    assert found.object_problems == ()
+    assert (
+        found.row_problems == found.problems == ("the row of mic says (7, 50) (segments, bytes), the bucket (1, 50)",)
+    )
+
+
+def test_how_many_participants_and_which_nodes_a_recording_has_is_told(lab: Lab):
+    directory = write_recording(lab.nas, REC, FILES, node="mantis", participant="Aria Lin")
+    lab.data.ingest(source_dir=directory)
+
+    found = lab.data.verify(REC)
+
+    assert (found.participants, found.nodes, found.nodes_missing) == (1, ("mantis",), ())
 
 
 def test_a_stated_digest_does_not_hide_other_bytes(lab: Lab):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests.recordings_on_disk import write_recording
 from tests.snapshot import snapshot
-from ursa_pipelines.ingest.watch import Arrival, look_at
+from ursa_pipelines.errors import SourceUnavailable
+from ursa_pipelines.ingest.watch import Arrival, Patience, SourceHangs, look_at
 
 REC = "rec_20260520_195628_b1dd"
 FILES = {"camera_a/seg_0000.mp4": b"video", "mic/seg_0000.wav": b"audio"}
@@ -169,3 +171,40 @@ def test_a_directory_whose_manifest_cannot_be_read_is_told_and_not_raised(tmp_pa
 
     assert "manifest.json" in first.reason
     assert look(directory, first, after=QUIET + 1).settled
+
+
+def test_when_it_was_found_outlives_its_changes(tmp_path: Path):
+    directory = write_recording(tmp_path, REC, FILES, manifest=False)
+    first = look(directory)
+    (directory / "manifest.json").write_bytes(b"{")
+    refused = look(directory, first, after=10)
+
+    assert (refused.since, refused.first_seen) == (NOW + 10, NOW)
+
+
+def test_a_drive_that_takes_its_time_is_left_alone_while_it_gets_on():
+    def slow(gets_on):
+        for _ in range(4):
+            threading.Event().wait(0.2)
+            gets_on()
+        return "read"
+
+    assert Patience().call("place", 0.5, 60, slow) == "read"
+    with pytest.raises(SourceUnavailable, match=r"it takes longer than 0\.1 s"):
+        Patience().call("place", 0.5, 0.1, slow)
+
+
+def test_what_hangs_is_not_asked_again_and_a_round_gives_up_after_two():
+    released = threading.Event()
+    patience = Patience()
+    for place in "ab":
+        with pytest.raises(SourceUnavailable, match=r"it gave nothing for 0\.1 s"):
+            patience.call(place, 0.1, 60, lambda gets_on: released.wait(60))
+
+    with pytest.raises(SourceUnavailable, match="it has hung for"):
+        patience.call("a", 0.1, 60, lambda gets_on: "read")
+    with pytest.raises(SourceHangs):
+        patience.call("c", 0.1, 60, lambda gets_on: "read")
+    patience.begin()
+    assert patience.call("c", 0.1, 60, lambda gets_on: "read") == "read"
+    released.set()

@@ -162,6 +162,14 @@ def test_directories_are_listed_past_the_thousand_of_one_page_and_without_what_i
     assert bucket.list_directories("recordings/rec_of_nobody/") == []
 
 
+def test_directories_before_a_key_are_not_listed(bucket: Bucket, rec_id: str):
+    for name in ("1", "2", "20", "3"):
+        bucket.create(f"recordings/{rec_id}/{name}/file", b"")
+
+    assert bucket.list_directories(f"recordings/{rec_id}/", start_after=f"recordings/{rec_id}/1-") == ["2", "20", "3"]
+    assert bucket.list_directories(f"recordings/{rec_id}/", start_after=f"recordings/{rec_id}/4") == []
+
+
 def test_bookkeeping_that_has_ended_is_removed_and_gone_already_is_no_error(bucket: Bucket):
     for key in ("ursa/uploads/0.json", "ursa/catalog/tail/0.1", "ursa/catalog-2026/b/tail/0.1"):
         bucket.create(key, b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,16 @@ _LAUNCH = """mutation ($parameters: ExecutionParams!) {
 _RUN = "query ($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"
 _TERMINATE = "mutation ($run: String!) { terminateRun(runId: $run) { __typename } }"
 _SENSORS = "query ($repository: RepositorySelector!) { sensorsOrError(repositorySelector: $repository) { __typename } }"
+_SENSOR = """query ($sensor: SensorSelector!) {
+  sensorOrError(sensorSelector: $sensor) { ... on Sensor { sensorState { id status } } } }"""
+_START_SENSOR = "mutation ($sensor: SensorSelector!) { startSensor(sensorSelector: $sensor) { __typename } }"
+_STOP_SENSOR = "mutation ($id: String!) { stopSensor(id: $id) { __typename } }"
+_ADD_PARTITION = """mutation ($key: String!, $repository: RepositorySelector!) { addDynamicPartition(
+  partitionsDefName: "recordings", partitionKey: $key, repositorySelector: $repository) { __typename } }"""
+_BACKFILL = """mutation ($backfill: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $backfill) {
+  __typename ... on LaunchBackfillSuccess { backfillId } } }"""
+_BACKFILL_STATUS = """query ($id: String!) {
+  partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"""
 _REPOSITORY = {
     "repositoryName": "__repository__",
     "repositoryLocationName": "ursa_pipelines.orchestration.local",
@@ -70,9 +81,10 @@ class Dev:
         assert "errors" not in answer, answer["errors"]
         return answer["data"]
 
-    def wait(self, what: str, find: Callable[[], T | None]) -> T:
-        """What `find` finds, as soon as it does."""
-        while time.monotonic() < self.deadline and self.process.poll() is None:
+    def wait(self, what: str, find: Callable[[], T | None], *, seconds: float | None = None) -> T:
+        """What `find` finds, as soon as it does; within `seconds` from now, or within those that the test has."""
+        deadline = self.deadline if seconds is None else time.monotonic() + seconds
+        while time.monotonic() < deadline and self.process.poll() is None:
             if found := find():
                 return found
             time.sleep(0.2)
@@ -112,6 +124,39 @@ class Dev:
         assert launched["__typename"] == "LaunchRunSuccess", launched
         return str(launched["run"]["runId"])
 
+    def press_backfill(self, rec_ids: Sequence[str]) -> str:
+        """What the UI's button sends for a selection of partitions; the backfill's id."""
+        asked = {"assetSelection": [{"path": ["recording"]}], "partitionNames": list(rec_ids)}
+        launched = self.ask(_BACKFILL, backfill=asked)["launchPartitionBackfill"]
+        assert launched["__typename"] == "LaunchBackfillSuccess", launched
+        return str(launched["backfillId"])
+
+    def has_ended(self, backfill_id: str) -> str | None:
+        """The status of a backfill that has ended."""
+        status = str(self.ask(_BACKFILL_STATUS, id=backfill_id)["partitionBackfillOrError"]["status"])
+        return status if status.startswith(("COMPLETED", "FAILED", "CANCELED")) else None
+
+    def press_job(self, name: str) -> str:
+        """What the UI sends to launch a job of no partition, as a schedule does; the run's id."""
+        parameters = {"mode": "default", "runConfigData": "{}", "selector": {**_REPOSITORY, "pipelineName": name}}
+        launched = self.ask(_LAUNCH, parameters=parameters)["launchPipelineExecution"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        return str(launched["run"]["runId"])
+
+    def press_add_partition(self, rec_id: str) -> None:
+        added = self.ask(_ADD_PARTITION, key=rec_id, repository=_REPOSITORY)["addDynamicPartition"]
+        assert added["__typename"] == "AddDynamicPartitionSuccess", added
+
+    def switch(self, sensor: str, *, on: bool) -> None:
+        """What the UI's switch of a sensor sends."""
+        selector = {**_REPOSITORY, "sensorName": sensor}
+        if on:
+            switched = self.ask(_START_SENSOR, sensor=selector)["startSensor"]["__typename"]
+        else:
+            state = self.ask(_SENSOR, sensor=selector)["sensorOrError"]["sensorState"]
+            switched = self.ask(_STOP_SENSOR, id=state["id"])["stopSensor"]["__typename"]
+        assert switched in {"Sensor", "StopSensorMutationResult"}, switched
+
     def has_come_to(self, run_id: str, *statuses: str) -> str | None:
         status = str(self.ask(_RUN, run=run_id)["runOrError"]["status"])
         return status if status in statuses else None
@@ -122,6 +167,15 @@ class Dev:
 
     def end_of(self, run_id: str) -> str:
         return self.wait("the run's end", lambda: self.has_come_to(run_id, "SUCCESS", "FAILURE", "CANCELED"))
+
+    def end(self) -> None:
+        """Kills it and all that it started, whatever state it is in."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.descendants()
+        for process in (*self.seen, self.process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait(10)
 
     def descendants(self) -> list[psutil.Process]:
         found = self.process.children(recursive=True)

@@ -47,26 +47,46 @@ def materializations(instance: dg.DagsterInstance, rec_id: str) -> list[dg.Asset
     return [record.asset_materialization for record in records if record.asset_materialization]
 
 
+def marks(instance: dg.DagsterInstance, rec_id: str) -> list[dict[str, Any]]:
+    """What runs and people have noted of the recording, newest first."""
+    wanted = dg.AssetRecordsFilter(asset_key=RECORDING, asset_partitions=[rec_id])
+    records = instance.fetch_observations(wanted, limit=100).records
+    return [values(record.asset_observation.metadata) for record in records if record.asset_observation]
+
+
 def values(metadata: Any) -> dict[str, Any]:
     """Dagster's metadata as plain values."""
     return {name: value.value for name, value in metadata.items()}
 
 
-def verdicts(result: dg.ExecuteInProcessResult | dg.JobExecutionResult) -> list[tuple[str | None, bool]]:
-    """Partition and outcome of every check evaluation of a run, in order."""
+def evaluations(result: dg.ExecuteInProcessResult | dg.JobExecutionResult) -> list[dg.AssetCheckEvaluation]:
+    """What a run's checks found, in order."""
     return [
-        (evaluation.partition, evaluation.passed)
+        event.asset_check_evaluation_data
         for event in result.all_events
         if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION
-        for evaluation in [event.asset_check_evaluation_data]
     ]
+
+
+def verdicts(result: dg.ExecuteInProcessResult | dg.JobExecutionResult) -> dict[str | None, set[str]]:
+    """The checks that did not pass, by each partition that was checked; None stands for the whole batch."""
+    evaluated = evaluations(result)
+    checks = {"rows_match_manifest", "objects_present", "participant_known", "modalities_complete"}
+    whole = None if any(one.partition is None for one in evaluated) else evaluated[0].partition if evaluated else None
+    assert {one.check_name for one in evaluated if one.partition == whole} == (checks if evaluated else set())
+    return {
+        partition: {one.check_name for one in evaluated if one.partition == partition and not one.passed}
+        for partition in {one.partition for one in evaluated}
+    }
 
 
 def shown_table(result: dg.ExecuteInProcessResult | dg.JobExecutionResult) -> dict[str, dict[str, Any]]:
     """The table that a run's report shows, by recording."""
     for event in result.all_events:
         if event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
-            table = event.asset_observation_data.asset_observation.metadata["recordings"]
+            table = event.asset_observation_data.asset_observation.metadata.get("recordings")
+            if table is None:
+                continue
             return {str(record.data["recording"]): dict(record.data) for record in table.value.records}
     raise AssertionError("the run shows no table")
 

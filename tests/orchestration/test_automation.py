@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import get_args
 
 import dagster as dg
 import pytest
 
 from tests.orchestration.launch import RECORDING
 from ursa_pipelines.orchestration.definitions import INGEST_JOB, build_definitions
+from ursa_pipelines.orchestration.states import Mark, MarkKind
 
 OLD, FIRST, SECOND = (f"rec_20260520_19562{digit}_b1dd" for digit in "123")
 
@@ -142,4 +144,32 @@ def test_what_was_there_before_the_first_look_is_left_to_the_operator(condition:
 def test_a_partition_that_an_operator_adds_is_ingested(condition: Evaluations):
     condition.instance.add_dynamic_partitions("recordings", [FIRST])
 
+    assert condition.evaluate() == {FIRST}
+
+
+def test_events_on_several_sources_at_once_ask_for_one_ingest(condition: Evaluations):
+    for source in ("nas_recording", "usb_recording", "r2_recording"):
+        condition.arrive(FIRST, source=source)
+    condition.arrive(SECOND, source="usb_recording")
+
+    assert condition.evaluate() == {FIRST, SECOND}
+    condition.register(FIRST, SECOND)
+    assert condition.evaluate() == set()
+
+    condition.arrive(FIRST, source="usb_recording", version="2")
+
+    assert condition.evaluate() == {FIRST}
+
+
+@pytest.mark.parametrize("kind", get_args(MarkKind))
+def test_a_mark_asks_for_nothing(kind: MarkKind, condition: Evaluations):
+    condition.arrive(FIRST)
+    condition.evaluate()
+    condition.register(FIRST)
+    condition.evaluate()
+
+    condition.instance.report_runless_asset_event(Mark(FIRST, kind, "because").observation())
+
+    assert [condition.evaluate() for _ in range(2)] == [set(), set()]
+    condition.arrive(FIRST, version="2")
     assert condition.evaluate() == {FIRST}

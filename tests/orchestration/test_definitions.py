@@ -84,7 +84,11 @@ def test_sensors_run_by_themselves_on_this_machine_only():
         for profile in PROFILES
     }
 
-    assert running == {"local": {"nas_sensor", "usb_sensor", "ingest_automation"}, "r2": set(), "r2-test": set()}
+    assert running == {
+        "local": {"nas_sensor", "usb_sensor", "r2_sensor", "ingest_automation"},
+        "r2": set(),
+        "r2-test": set(),
+    }
 
 
 def test_the_job_takes_recordings_by_id():

@@ -10,14 +10,27 @@ import dagster as dg
 import pytest
 
 from tests.lab import Lab
-from tests.orchestration.launch import failures, launch, launch_stored, materializations, shown_table, values, verdicts
+from tests.orchestration.launch import (
+    evaluations,
+    failures,
+    launch,
+    launch_stored,
+    marks,
+    materializations,
+    shown_table,
+    values,
+    verdicts,
+)
 from tests.recordings_on_disk import manifest_of, recording_hash_of, write_recording
 from ursa_pipelines.embedded.store import open_store
+from ursa_pipelines.orchestration import telling
+from ursa_pipelines.orchestration.states import Mark, read_histories
 
 GOOD, BAD, LATE, OTHER = (f"rec_20260520_19562{digit}_b1dd" for digit in "1234")
 FILES = {"camera_a/seg_0000.mp4": b"video" * 100, "mic/seg_0000.wav": b"audio" * 10, "eeg_4559/seg_0000.edf": b"eeg"}
 NAME = "Zzyxa Quuxbane"
 OVERWRITE = {"ops": {"recording": {"ops": {"discover": {"config": {"overwrite": True}}}}}}
+DRY_RUN = {"ops": {"recording": {"ops": {"discover": {"config": {"dry_run": True}}}}}}
 WHOLE_BATCH = None
 
 
@@ -57,10 +70,11 @@ def test_one_partition_needs_no_run_config(lab: Lab, instance: dg.DagsterInstanc
         "nodes": "green-mantis",
         "nodes_missing": "",
         "recording_hash": recording_hash,
+        "manifest": f"r2://{lab.raw.name}/recordings/{GOOD}/manifest.json",
         "commit_marker": f"r2://{lab.raw.name}/manifests/{GOOD}/manifest.json",
         "dagster/uri": f"r2://{lab.raw.name}/recordings/{GOOD}/",
     }
-    assert verdicts(result) == [(GOOD, True)]
+    assert verdicts(result) == {GOOD: set()}
     assert lab.data.get_recording(recording_hash).rec_id == GOOD
     lab.check_invariants()
 
@@ -80,7 +94,7 @@ def test_materializing_again_sends_nothing_and_says_so(lab: Lab, instance: dg.Da
 
 def test_a_bad_recording_fails_the_run_and_alone_stays_unregistered(lab: Lab, instance: dg.DagsterInstance):
     for rec_id in (GOOD, BAD, OTHER):
-        write_recording(lab.nas, rec_id, files_of(rec_id))
+        write_recording(lab.nas, rec_id, files_of(rec_id), participant=NAME)
     damage(lab.nas / BAD)
 
     result = launch(lab.config, instance, GOOD, BAD, OTHER)
@@ -94,7 +108,12 @@ def test_a_bad_recording_fails_the_run_and_alone_stays_unregistered(lab: Lab, in
     assert GOOD not in reason
     assert OTHER not in reason
     assert [len(materializations(instance, rec_id)) for rec_id in (GOOD, BAD, OTHER)] == [1, 0, 1]
-    assert verdicts(result) == [(GOOD, True), (OTHER, True), (WHOLE_BATCH, True)]
+    (told,) = marks(instance, BAD)
+    assert (told["mark"], told["error"], told["retryable"]) == ("failed", "ContentMismatch", False)
+    assert "The copy is damaged" in told["reason"]
+    assert result.run_id[:8] in told["by"]
+    assert marks(instance, GOOD) == marks(instance, OTHER) == []
+    assert verdicts(result) == {WHOLE_BATCH: set()}
     assert {row.rec_id for row in lab.data.list_recordings()} == {GOOD, OTHER}
     lab.check_invariants()
 
@@ -105,7 +124,7 @@ def test_a_bad_recording_alone_has_no_passing_check(lab: Lab, instance: dg.Dagst
     result = launch(lab.config, instance, BAD)
 
     assert not result.success
-    assert verdicts(result) == []
+    assert verdicts(result) == {}
     assert materializations(instance, BAD) == []
 
 
@@ -121,6 +140,9 @@ def test_a_recording_still_being_copied_waits_without_failing_the_run(lab: Lab, 
     assert [row.rec_id for row in lab.data.list_recordings()] == [GOOD]
     late = shown_table(result)[LATE]
     assert late["status"] == "SKIP"
+    (told,) = marks(instance, LATE)
+    assert (told["mark"], told["error"], told["retryable"]) == ("waiting", "RecordingNotSettled", True)
+    assert "seg_0001.wav.part" in told["reason"]
     assert "seg_0001.wav.part is still being copied" in str(late["reason"])
 
 
@@ -159,7 +181,7 @@ def test_a_recording_that_only_the_bucket_has_is_registered(
     (event,) = materializations(instance, GOOD)
     told = values(event.metadata)
     assert (told["path"], told["files"], told["files_uploaded"]) == (path, 4, 0)
-    assert verdicts(result) == [(GOOD, True)]
+    assert verdicts(result) == {GOOD: {"participant_known"}}
     lab.check_invariants()
 
 
@@ -173,17 +195,22 @@ def test_a_recording_that_is_nowhere_fails_by_name(lab: Lab, instance: dg.Dagste
 
 def test_the_check_fails_for_a_recording_whose_object_is_missing_or_truncated(lab: Lab, instance: dg.DagsterInstance):
     for rec_id in (GOOD, BAD, OTHER):
-        write_recording(lab.nas, rec_id, files_of(rec_id))
+        write_recording(lab.nas, rec_id, files_of(rec_id), participant=NAME)
     run = launch_stored(lab.config, instance, GOOD, BAD, OTHER)
-    assert verdicts(run) == [(GOOD, True), (BAD, True), (OTHER, True), (WHOLE_BATCH, True)]
+    assert verdicts(run) == {WHOLE_BATCH: set()}
     missing, truncated = (f"recordings/{rec_id}/mic/seg_0000.wav" for rec_id in (BAD, OTHER))
     lab.raw.multipart_client.delete_object(Bucket=lab.raw.name, Key=missing)
     lab.raw.multipart_client.put_object(Bucket=lab.raw.name, Key=truncated, Body=b"audio")
 
-    only_the_check = dg.ReexecutionOptions(run.run_id, step_selection=["recording.rows_and_objects_agree"])
+    only_the_check = dg.ReexecutionOptions(run.run_id, step_selection=["recording.check"])
     again = launch_stored(lab.config, instance, again=only_the_check)
 
-    assert verdicts(again) == [(GOOD, True), (BAD, False), (OTHER, False), (WHOLE_BATCH, False)]
+    wrong = {"objects_present", "rows_match_manifest"}
+    assert verdicts(again) == {BAD: wrong, OTHER: wrong, WHOLE_BATCH: wrong}
+    told = next(one for one in evaluations(again) if (one.partition, one.check_name) == (BAD, "objects_present"))
+    assert told.severity == dg.AssetCheckSeverity.ERROR
+    assert values(told.metadata)["problems"] == ["mic/seg_0000.wav is listed but not in the bucket"]
+    assert "Materialize this partition again" in values(told.metadata)["what_to_do"]
 
 
 def test_overwrite_is_an_option_of_the_run(lab: Lab, instance: dg.DagsterInstance):
@@ -228,6 +255,9 @@ def test_reexecution_from_failure_takes_the_mended_recording_again(lab: Lab, ins
 
     assert again.success
     assert [len(materializations(instance, rec_id)) for rec_id in (GOOD, BAD)] == [1, 1]
+    assert verdicts(again) == {BAD: {"participant_known"}}
+    assert {rec_id: one["status"] for rec_id, one in shown_table(again).items()} == {GOOD: "OK", BAD: "OK"}
+    assert read_histories(instance)[BAD].attempts == 0
     assert {row.rec_id for row in lab.data.list_recordings()} == {GOOD, BAD}
     lab.check_invariants()
 
@@ -247,7 +277,7 @@ def test_a_process_that_takes_over_in_the_middle_does_the_earlier_steps_again(la
     assert again.success
     newest = values(materializations(instance, GOOD)[0].metadata)
     assert (newest["path"], newest["outcome"], newest["files_uploaded"]) == ("C+A", "created", 4)
-    assert verdicts(again) == [(GOOD, True)]
+    assert verdicts(again) == {GOOD: {"participant_known"}}
     lab.check_invariants()
 
 
@@ -268,6 +298,105 @@ def test_no_name_and_no_secret_reaches_what_dagster_stores(
     store = open_store(store_state)
     for hidden in (NAME, "Quuxbane", store.access_key_id, store.secret_access_key):
         assert hidden.encode() not in kept
+
+
+def test_reexecution_after_a_death_takes_what_failed_before_it_again(lab: Lab, instance: dg.DagsterInstance):
+    for rec_id in (GOOD, BAD, LATE):
+        write_recording(lab.nas, rec_id, files_of(rec_id), participant=NAME)
+    (lab.nas / BAD / "manifest.json").write_text("{")
+    (lab.nas / LATE / "session.lock").touch()
+    died = launch_stored(lab.config, instance, GOOD, BAD, LATE)
+    write_recording(lab.nas, BAD, files_of(BAD), participant=NAME)
+    (lab.nas / LATE / "session.lock").unlink()
+
+    again = launch_stored(
+        lab.config, instance, again=dg.ReexecutionOptions(died.run_id, step_selection=["recording.upload+++"])
+    )
+
+    assert again.success
+    assert verdicts(again)[WHOLE_BATCH] == set()
+    assert [len(materializations(instance, rec_id)) for rec_id in (BAD, LATE)] == [1, 1]
+    lab.check_invariants()
+
+
+def test_reexecution_of_all_steps_takes_what_fails_once(lab: Lab, instance: dg.DagsterInstance):
+    damage(write_recording(lab.nas, BAD, files_of(BAD)))
+    failed = launch_stored(lab.config, instance, BAD)
+
+    again = launch_stored(lab.config, instance, BAD, again=dg.ReexecutionOptions(failed.run_id))
+
+    assert not again.success
+    assert read_histories(instance)[BAD].attempts == 2
+
+
+def test_a_run_by_hand_takes_a_quarantined_recording_and_clears_it(lab: Lab, instance: dg.DagsterInstance):
+    write_recording(lab.nas, GOOD, files_of(GOOD))
+    instance.add_dynamic_partitions("recordings", [GOOD])
+    instance.report_runless_asset_event(Mark(GOOD, "quarantined", "three times is enough").observation())
+    assert read_histories(instance)[GOOD].is_held
+
+    assert launch(lab.config, instance, GOOD).success
+
+    assert not read_histories(instance)[GOOD].is_held
+
+
+def test_a_dry_run_writes_nothing_and_says_what_would_be_done(lab: Lab, instance: dg.DagsterInstance):
+    write_recording(lab.nas, GOOD, files_of(GOOD))
+    launch(lab.config, instance, GOOD)
+    for rec_id in (BAD, OTHER):
+        write_recording(lab.nas, rec_id, files_of(rec_id))
+    (lab.nas / BAD / "manifest.json").write_text("{")
+    before = lab.everything()
+
+    result = launch(lab.config, instance, GOOD, BAD, OTHER, run_config=DRY_RUN)
+
+    assert result.success
+    assert lab.everything() == before
+    assert [len(materializations(instance, rec_id)) for rec_id in (GOOD, BAD, OTHER)] == [1, 0, 0]
+    assert read_histories(instance, [BAD, OTHER]) == {}
+    table = shown_table(result)
+    size = sum(map(len, files_of(OTHER).values()))
+    assert table[GOOD]["outcome"] == "would send nothing; registered already"
+    assert table[OTHER]["outcome"] == f"would send 4 files, {size:,} bytes; would register it"
+    assert "manifest.json" in str(table[BAD]["reason"])
+
+
+def test_a_node_that_has_not_come_is_a_warning_until_somebody_waives_it(lab: Lab, instance: dg.DagsterInstance):
+    host = {"camera_a/seg_0000.mp4": b"video"}
+    nodes = {"green-mantis": host, "green-motor": {"eeg_4559/seg_0000.edf": b"eeg"}}
+    manifests = {
+        f"_node_manifests/{node}.json": json.dumps(manifest_of(GOOD, files, node=node)).encode()
+        for node, files in nodes.items()
+    }
+    write_recording(lab.nas, GOOD, host | manifests, manifest=False, participant=NAME)
+
+    result = launch(lab.config, instance, GOOD)
+
+    assert result.success
+    assert verdicts(result) == {GOOD: {"modalities_complete"}}
+    told = next(one for one in evaluations(result) if one.check_name == "modalities_complete")
+    assert told.severity == dg.AssetCheckSeverity.WARN
+    assert told.description == "1 of 2 nodes: green-motor missing"
+
+    instance.report_runless_asset_event(Mark(GOOD, "waived", "the drive is lost").observation())
+
+    assert verdicts(launch(lab.config, instance, GOOD)) == {GOOD: set()}
+
+
+def test_a_long_upload_tells_how_far_it_has_come_and_marks_nothing(
+    lab: Lab, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(telling, "_OBSERVED_EVERY_SECONDS", 0.0)
+    write_recording(lab.nas, GOOD, files_of(GOOD))
+
+    assert launch(lab.config, instance, GOOD).success
+
+    size = sum(map(len, files_of(GOOD).values()))
+    told = marks(instance, GOOD)
+    assert max(one["bytes_so_far"] for one in told) == size
+    assert {one["bytes"] for one in told} == {size}
+    assert "mark" not in {name for one in told for name in one}
+    assert read_histories(instance)[GOOD].last is None
 
 
 def test_an_instance_that_serves_another_profile_is_refused(lab: Lab, stored_instance: dg.DagsterInstance):

@@ -299,3 +299,31 @@ def test_the_shipped_files_hold_references_only() -> None:
     assert {path.name for path in shipped} == {"local.yaml", "r2.yaml", "r2-test.yaml"}
     for path in shipped:
         Profile.model_validate(yaml.safe_load(path.read_text()))
+
+
+@pytest.mark.parametrize("line", ["30 1 * * *", "*/15 0-5,22 * 1-6 1", "0 2 1 * *"])
+def test_the_nightly_reconciliation_may_be_moved(line: str, tmp_path: Path):
+    assert load_profile("local").settings.reconcile_at == "0 2 * * *"
+    path = written(tmp_path, own_profile(settings={"reconcile_at": line}))
+
+    assert load_profile(None, path).settings.reconcile_at == line
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "2",
+        "0 2 * *",
+        "0 2 * * * *",
+        "60 2 * * *",
+        "0 24 * * *",
+        "0 2 0 * *",
+        "5-1 2 * * *",
+        "*/0 2 * * *",
+        "@daily",
+    ],
+)
+def test_what_is_no_cron_line_is_refused(line: str, tmp_path: Path):
+    with pytest.raises(ProfileInvalid, match="reconcile_at: is not a cron line"):
+        load_profile(None, written(tmp_path, own_profile(settings={"reconcile_at": line})))

@@ -15,7 +15,7 @@ from ursa_pipelines.errors import ObjectExists
 from ursa_pipelines.ingest.batch import BatchItem
 from ursa_pipelines.interface import DataInterface
 from ursa_pipelines.orchestration.in_process import ingest_in_process
-from ursa_pipelines.orchestration.instance import dagster_home
+from ursa_pipelines.orchestration.instance import dagster_home, open_instance
 
 
 def run_demo() -> None:
@@ -35,8 +35,9 @@ def run_demo() -> None:
     console.print(f"{len(made)} demo recordings, below {nas.parent} and in the bucket {data.profile.buckets.raw}:")
     for one in made:
         console.print(f"  {one.rec_id}  {one.case}", highlight=False)
-    with console.status("Running the Dagster job"):
-        items = ingest_in_process("local", [one.rec_id for one in made], trigger="demo")
+    with console.status("Running the Dagster job"), open_instance("local") as instance:
+        rec_ids = [one.rec_id for one in made]
+        items = ingest_in_process(instance, "local", None, rec_ids, tags={"ursa/trigger": "demo"})
     console.print()
     show_items(items, title="What the job did")
     show_results(data.query(), title="What the catalog has")

@@ -15,6 +15,7 @@ from ursa_pipelines.errors import CatalogError, ObjectExists, UrsaError
 from ursa_pipelines.ingest.sources import Source, list_recordings
 from ursa_pipelines.interface import DataInterface
 from ursa_pipelines.objects.unfinished import UnfinishedUpload
+from ursa_pipelines.profiles import CredentialSource, Profile
 
 _RACERS = 64
 
@@ -31,6 +32,7 @@ def examine(data: DataInterface) -> bool:
         "write access": write_access,
         "unfinished uploads": lambda: told_uploads(data.unfinished_uploads()),
     }
+    checks["notices"] = partial(_told_webhook, data.profile)
     checks |= {f"source {source.name}": partial(_count, source) for source in data.sources}
     sound = True
     for name, check in checks.items():
@@ -44,6 +46,10 @@ def examine(data: DataInterface) -> bool:
 
 def _count(source: Source) -> str:
     return f"{len(list_recordings(source))} recordings"
+
+
+def _told_webhook(profile: Profile) -> str:
+    return "a webhook is configured" if CredentialSource(profile).webhook() else "no webhook is configured"
 
 
 def told_uploads(uploads: list[UnfinishedUpload]) -> str:

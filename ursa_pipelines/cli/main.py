@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ursa_pipelines.cli.catalog import catalog_app
+from ursa_pipelines.cli.decisions import app as decisions_app
 from ursa_pipelines.cli.durations import durations_app
+from ursa_pipelines.cli.operations import app as operations_app
 from ursa_pipelines.cli.options import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -38,6 +40,8 @@ app = typer.Typer(
 app.add_typer(catalog_app, name="catalog")
 app.add_typer(participants_app, name="participants")
 app.add_typer(durations_app, name="durations")
+app.add_typer(operations_app)
+app.add_typer(decisions_app)
 
 Directories = Annotated[list[Path], typer.Argument(help="Recording directories rec_<YYYYMMDD>_<HHMMSS>_<hex>/.")]
 RecIds = Annotated[list[str], typer.Argument(help="Recordings by id.")]
@@ -184,6 +188,19 @@ def query(
 
     found = open_data(profile, config).query(participants=participant or None, modalities=modality or None)
     show_results(found, as_json=as_json)
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Option(help="The file to write; one that is there is replaced.")] = Path("report.html"),
+    profile: Profile = None,
+    config: Config = None,
+) -> None:
+    """Write one HTML page that tells what the catalog holds, and what needs attention. Changes nothing else."""
+    from ursa_pipelines.cli.report import run_report
+
+    told = run_report(open_data(profile, config), out)
+    typer.echo(f"{out}: {told.overview.recordings:,} recordings; {told.attention or 'nothing needs attention'}")
 
 
 @app.command()

@@ -11,14 +11,29 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from ursa_pipelines.errors import RecordingNotSettled, Retryable, UploadInterrupted, UrsaError
-from ursa_pipelines.ingest.context import IngestContext, Watch
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_exponential_jitter,
+)
+
+from ursa_pipelines.errors import (
+    CatalogConflict,
+    RecordingNotSettled,
+    RecordingRefused,
+    StoreUnavailable,
+    UploadInterrupted,
+    UrsaError,
+)
+from ursa_pipelines.ingest.context import IngestContext, UploadProgress, Watch
 from ursa_pipelines.ingest.discover import Discovery, discover, discover_in_bucket, require_manifest
 from ursa_pipelines.ingest.pipeline import logger
 from ursa_pipelines.ingest.reconstruct_manifest import (
@@ -30,14 +45,17 @@ from ursa_pipelines.ingest.reconstruct_manifest import (
 )
 from ursa_pipelines.ingest.register import IngestResult, register
 from ursa_pipelines.ingest.upload import Uploaded, upload
+from ursa_pipelines.objects.reading import DaemonExecutor
 
-State = Literal["going", "waiting", "failed", "registered"]
+State = Literal["going", "planned", "waiting", "failed", "registered"]
 StepName = Literal["discover", "hash", "reconstruct_manifest", "upload", "register"]
 
 STEPS: tuple[StepName, ...] = ("discover", "hash", "reconstruct_manifest", "upload", "register")
 
-_RECORDINGS_AT_ONCE = 4
+_PATIENCE_AFTER_A_STOP = 10.0
+_ATTEMPTS, _IMPATIENT_SECONDS = 4, 15.0
 
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 
 
@@ -95,6 +113,31 @@ def fold_if_many(context: IngestContext) -> None:
         logger.warning("the catalog's tables are not up to date; `ursa catalog fold` brings them so: %s", error)
 
 
+def several_at_once(work: Callable[[_S], _T], of: Iterable[_S], limit: int, stop: threading.Event) -> list[_T]:
+    """The results in order, `limit` worked on at once. An interrupt of the calling thread sets `stop` and is raised;
+    before that, what is under way gets a few seconds to end.
+    """
+    with DaemonExecutor(limit, "batch") as pool:
+        futures = [pool.submit(work, one) for one in of]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            stop.set()
+            wait([future for future in futures if not future.cancel()], timeout=_PATIENCE_AFTER_A_STOP)
+            raise
+
+
+def ended_by(error: UrsaError, item: BatchItem) -> BatchItem:
+    """The item as an error leaves it. It may be retried unless something is wrong with the recording itself."""
+    return replace(
+        item,
+        state="waiting" if isinstance(error, (RecordingNotSettled, UploadInterrupted)) else "failed",
+        reason=str(error),
+        error_type=type(error).__name__,
+        retryable=not isinstance(error, (RecordingRefused, CatalogConflict)),
+    )
+
+
 @dataclass
 class _Work:
     """One directory of a recording, or the bucket's copy (`directory` None), with what the steps made of it."""
@@ -110,22 +153,39 @@ class _Work:
 @dataclass
 class Batch:
     """Runs the steps. `directories_of(rec_id)` are a recording's directories, halves or copies, taken one after
-    another; where there are none, the bucket's copy is registered. An interrupt of the calling thread, such as Ctrl-C
-    or a run that is cancelled, stops all work between two chunks.
+    another; where there are none, the bucket's copy is registered, with a manifest made for it if `may_reconstruct`.
+    An interrupt of the calling thread, such as Ctrl-C or a run that is cancelled, stops all work between two chunks.
+    `on_progress` and `on_registered` are called from several threads.
     """
 
     context: IngestContext
     directories_of: Callable[[str], Sequence[Path]]
     overwrite: bool = False
     allow_partial: bool = False
-    should_pause: Callable[[], bool] | None = None
+    may_reconstruct: bool = True
+    on_progress: Callable[[str, UploadProgress], None] | None = None
+    on_registered: Callable[[BatchItem], None] | None = None
     _works: dict[str, list[_Work]] = field(default_factory=dict)
     _done: dict[str, int] = field(default_factory=dict)
     _interrupted: threading.Event = field(default_factory=threading.Event)
 
+    def __post_init__(self) -> None:
+        self.context = replace(self.context, check_stop=Watch(should_pause=self._interrupted.is_set).check_stop)
+
     def step(self, name: StepName, items: Sequence[BatchItem]) -> list[BatchItem]:
         """Runs one step for every recording that is still going; never raises for a single recording."""
         return self._several_at_once(partial(self._advance, name), items)
+
+    def stop(self) -> None:
+        """Stops all work between two chunks, from any thread; what is not done is told as waiting."""
+        self._interrupted.set()
+
+    def plan(self, rec_ids: Iterable[str]) -> list[BatchItem]:
+        """What an ingest of each recording would do, as its `outcome`. Nothing is written and no segment is read.
+
+        The hash is that of the catalog, if it has the recording.
+        """
+        return self._several_at_once(self._plan, rec_ids)
 
     def run(self, rec_id: str) -> BatchItem:
         """Takes one recording through all steps."""
@@ -136,15 +196,7 @@ class Batch:
         return self._several_at_once(self.run, rec_ids)
 
     def _several_at_once(self, work: Callable[[_T], BatchItem], of: Iterable[_T]) -> list[BatchItem]:
-        with ThreadPoolExecutor(_RECORDINGS_AT_ONCE, thread_name_prefix="batch") as pool:
-            try:
-                return list(pool.map(work, of))
-            except BaseException:
-                self._interrupted.set()
-                raise
-
-    def _must_stop(self) -> bool:
-        return self._interrupted.is_set() or (self.should_pause is not None and self.should_pause())
+        return several_at_once(work, of, self.context.recordings_at_once, self._interrupted)
 
     def _advance(self, name: StepName, item: BatchItem) -> BatchItem:
         if item.state != "going":
@@ -153,18 +205,12 @@ class Batch:
         try:
             first = self._done.get(item.rec_id, 0)
             for due in STEPS[first : STEPS.index(name) + 1]:
-                self._run(due, item.rec_id)
+                self._patiently(partial(self._run, due, item.rec_id))
                 self._done[item.rec_id] = STEPS.index(due) + 1
             advanced = item
         except UrsaError as error:
             logger.warning("%s", error, extra={"recording": item.rec_id})
-            advanced = replace(
-                item,
-                state="waiting" if isinstance(error, (RecordingNotSettled, UploadInterrupted)) else "failed",
-                reason=str(error),
-                error_type=type(error).__name__,
-                retryable=isinstance(error, Retryable),
-            )
+            advanced = ended_by(error, item)
         except Exception as error:  # noqa: BLE001 - one recording's unforeseen failure must not stop the others
             logger.exception("unforeseen failure", extra={"recording": item.rec_id})
             # Its text is in the log only: nobody has made sure that it holds no name.
@@ -175,14 +221,54 @@ class Batch:
         if described.state != "going":
             self._works.pop(item.rec_id, None)
             self._done.pop(item.rec_id, None)
-        return replace(described, seconds=item.seconds + time.monotonic() - began)
+        described = replace(described, seconds=item.seconds + time.monotonic() - began)
+        if described.state == "registered" and self.on_registered is not None:
+            self.on_registered(described)
+        return described
+
+    def _patiently(self, step: Callable[[], None]) -> None:
+        """Runs a step again where the store failed it within seconds, as some of its clients give up so soon.
+
+        Steps are repeatable; one that took longer has been patient itself.
+        """
+        Retrying(
+            retry=retry_if_exception_type(StoreUnavailable),
+            wait=wait_exponential_jitter(initial=1, max=8),
+            stop=stop_after_attempt(_ATTEMPTS) | stop_after_delay(_IMPATIENT_SECONDS),
+            sleep=self._sleep,
+            reraise=True,
+        )(step)
+
+    def _sleep(self, seconds: float) -> None:
+        self._interrupted.wait(seconds)
+
+    def _plan(self, rec_id: str) -> BatchItem:
+        item = self._advance("discover", BatchItem(rec_id))
+        if item.state != "going":
+            return item
+        sizes = {
+            path: file.size
+            for work in self._works.pop(rec_id)
+            if work.discovery and work.discovery.inventory
+            for path, file in work.discovery.inventory.files.items()
+            if path not in work.discovery.stored.objects
+        }
+        entry = self.context.catalog.entry_of_rec_id(rec_id)
+        outcome = f"would send {len(sizes):,} files, {sum(sizes.values()):,} bytes" if sizes else "would send nothing"
+        return replace(
+            item,
+            state="planned",
+            outcome=f"{outcome}; {'registered already' if entry else 'would register it'}",
+            recording_hash=entry.recording.recording_hash if entry else "",
+        )
 
     def _run(self, name: StepName, rec_id: str) -> None:
+        watch = Watch(self.on_progress and partial(self.on_progress, rec_id), self._interrupted.is_set)
+        watch.check_stop()
         if name == "discover":
             directories = self.context.reading(rec_id, "sources", lambda: self.directories_of(rec_id))
             self._works[rec_id] = [_Work(directory) for directory in directories] or [_Work(None)]
         for index, work in enumerate(self._works[rec_id]):
-            watch = Watch(should_pause=self._must_stop)
             if name == "discover":
                 work.discovery = self._discover(rec_id, work)
             elif name == "hash":
@@ -206,6 +292,8 @@ class Batch:
     def _complete(self, rec_id: str, work: _Work, watch: Watch) -> Recording:
         discovery = _given(work.discovery)
         if discovery.inventory is None and discovery.merged is None:
+            if not self.may_reconstruct:
+                require_manifest(discovery)
             require_quiet_in_bucket(self.context, discovery.stored)
             reconstruct_in_bucket(self.context, rec_id, watch)
             found = discover_in_bucket(self.context, rec_id)

@@ -31,7 +31,10 @@ class UploadProgress:
 
 @dataclass(frozen=True)
 class IngestContext:
-    """The rooms and rules of an ingest. Periods are seconds."""
+    """The rooms and rules of an ingest. Periods are seconds.
+
+    `check_stop` is called where a source is looked at, and raises `UploadInterrupted` if a stop was asked for.
+    """
 
     raw: Bucket
     catalog: Catalog
@@ -41,6 +44,8 @@ class IngestContext:
     transfers: Transfers = field(default_factory=Transfers)
     hash_workers: int | None = None
     digests: DigestCache | None = None
+    recordings_at_once: int = 4
+    check_stop: Callable[[], None] = lambda: None
 
     def reading(self, rec_id: str, place: str, call: Callable[[], _T]) -> _T:
         """The result of a call that reads from a source. Raises `SourceUnavailable` if the source hangs."""
@@ -48,7 +53,7 @@ class IngestContext:
 
     def listing(self, rec_id: str, place: str, call: Callable[[Callable[[], None]], _T]) -> _T:
         """The same for a call that may take long, and tells by what it is given that it gets on."""
-        return unless_it_hangs(rec_id, place, self.transfers.limits.read_timeout, call)
+        return unless_it_hangs(rec_id, place, self.transfers.limits.read_timeout, call, self.check_stop)
 
 
 class Watch:

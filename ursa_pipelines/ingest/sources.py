@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ursa_pipelines.errors import SourceUnavailable
 from ursa_pipelines.recordings.identity import is_rec_id
+
+_ENTRIES_BETWEEN_SIGNS = 100
 
 
 @dataclass(frozen=True)
@@ -20,14 +22,21 @@ class Source:
     root: Path
 
 
-def list_recordings(source: Source) -> list[str]:
-    """The rec_ids of the directories in a source, sorted.
+def list_recordings(
+    source: Source, *, known: Container[str] = (), gets_on: Callable[[], None] = lambda: None
+) -> list[str]:
+    """The rec_ids of the directories in a source, sorted. `gets_on` is called now and then.
 
-    Raises `SourceUnavailable` if it is not mounted, or empty as an unmounted mount point is: never "0 recordings".
+    Names that are `known` to be rec_ids are not parsed again. Raises `SourceUnavailable` if it is not mounted, or
+    empty as an unmounted mount point is: never "0 recordings".
     """
+    names: list[tuple[str, bool]] = []
     try:
         with os.scandir(source.root) as entries:
-            names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+            for number, entry in enumerate(entries):
+                if number % _ENTRIES_BETWEEN_SIGNS == 0:
+                    gets_on()
+                names.append((entry.name, entry.is_dir(follow_symlinks=False)))
     except OSError as error:
         raise SourceUnavailable(
             f"the source {source.name} is not there ({error.strerror})", place=str(source.root)
@@ -36,7 +45,7 @@ def list_recordings(source: Source) -> list[str]:
         raise SourceUnavailable(
             f"the source {source.name} is empty, as a drive is that is not mounted", place=str(source.root)
         )
-    return sorted(name for name, is_directory in names if is_directory and is_rec_id(name))
+    return sorted(name for name, is_directory in names if is_directory and (name in known or is_rec_id(name)))
 
 
 def directories_of(rec_id: str, sources: Iterable[Source]) -> list[Path]:

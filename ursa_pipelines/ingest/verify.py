@@ -6,19 +6,21 @@ that finds nothing wrong may raise the verification level in the row: bookkeepin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 from ursa_pipelines.catalog.entries import Entry
-from ursa_pipelines.errors import CatalogRowNotFound, ObjectNotFound, StoreUnavailable
+from ursa_pipelines.errors import CatalogRowNotFound, ObjectNotFound, StoreUnavailable, UrsaError
+from ursa_pipelines.ingest.batch import several_at_once
 from ursa_pipelines.ingest.context import IngestContext, Watch
 from ursa_pipelines.objects.digests import SMALL_OBJECT_BYTES, digest_at_once, digest_objects
 from ursa_pipelines.objects.proof import streamed_digest
 from ursa_pipelines.objects.store import ObjectInfo
 from ursa_pipelines.objects.stored import StoredRecording, list_recording, read_stored
-from ursa_pipelines.recordings.identity import derive_recording_hash
+from ursa_pipelines.recordings.identity import UNKNOWN_PARTICIPANT, derive_recording_hash
 from ursa_pipelines.recordings.layout import split_worker, worker_of
 from ursa_pipelines.recordings.merge import MergedManifest, merge_manifests
 
@@ -27,8 +29,10 @@ from ursa_pipelines.recordings.merge import MergedManifest, merge_manifests
 class Verification:
     """What was found; no `problems` means that all agree.
 
+    `object_problems` are those of the objects beside the manifests, `row_problems` those of the rows beside both.
     `level` says what the bytes were compared by: `sha256` only if each of them was read and something attests it.
-    `recorded` says whether this call has raised the level in the row.
+    `participants` is how many the row names, `nodes` whose files are there. `recorded` says whether this call has
+    raised the level in the row.
     """
 
     rec_id: str
@@ -36,8 +40,16 @@ class Verification:
     level: Literal["size", "sha256"]
     files: int
     bytes: int
-    problems: tuple[str, ...]
+    object_problems: tuple[str, ...]
+    row_problems: tuple[str, ...]
+    participants: int
+    nodes: tuple[str, ...]
+    nodes_missing: tuple[str, ...]
     recorded: bool = False
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return self.object_problems + self.row_problems
 
     @property
     def ok(self) -> bool:
@@ -59,24 +71,56 @@ def verify(
     stored = read_stored(context.raw, rec_id)
     merged = merge_manifests(rec_id, stored.manifests)
     all_attested = False
+    of_rows: list[str] = []
     if merged is None:
-        problems = ["the bucket has no usable manifest"]
+        of_objects = ["the bucket has no usable manifest"]
     else:
-        problems = [*_objects_against_manifest(merged, stored, entry), *_rows_against_objects(entry, stored, merged)]
+        of_objects = _objects_against_manifest(merged, stored, entry)
+        of_rows = _rows_against_objects(entry, stored, merged)
         if deep:
             of_bytes, all_attested = _bytes_against_digests(context, merged, stored, entry, watch or Watch())
-            problems += of_bytes
-    proved = all_attested and not problems
+            of_objects += of_bytes
+    proved = all_attested and not of_objects and not of_rows
     segments = stored.segments.values()
+    metadata = entry.recording.metadata or {}
     return Verification(
         rec_id,
         entry.recording.recording_hash,
         "sha256" if all_attested else "size",
         len(segments),
         sum(info.size for info in segments),
-        tuple(problems),
+        tuple(of_objects),
+        tuple(of_rows),
+        len([one for one in entry.recording.participant_ids if one != UNKNOWN_PARTICIPANT]),
+        tuple(metadata.get("nodes", ())),
+        tuple(metadata.get("nodes_missing", ())),
         recorded=record and proved and context.catalog.record_verification(entry.rows, context.writer),
     )
+
+
+def verify_many(
+    context: IngestContext,
+    rec_ids: Iterable[str],
+    *,
+    deep: bool = False,
+    record: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Verification | UrsaError]:
+    """`verify` for several recordings at once; by recording what was found, or why it could not be looked at.
+
+    Those that `should_stop` cuts off have `UploadInterrupted`. An interrupt of the calling thread stops all work.
+    """
+    interrupted = threading.Event()
+
+    def one(rec_id: str) -> tuple[str, Verification | UrsaError]:
+        watch = Watch(should_pause=lambda: interrupted.is_set() or should_stop())
+        try:
+            watch.check_stop()
+            return rec_id, verify(context, rec_id, deep=deep, record=record, watch=watch)
+        except UrsaError as error:
+            return rec_id, error
+
+    return dict(several_at_once(one, rec_ids, context.recordings_at_once, interrupted))
 
 
 def _objects_against_manifest(merged: MergedManifest, stored: StoredRecording, entry: Entry) -> list[str]:

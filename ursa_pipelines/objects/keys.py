@@ -8,6 +8,7 @@ import re
 from ursa_pipelines.recordings.layout import MANIFEST
 
 RECORDINGS = "recordings/"
+MARKERS = "manifests/"
 ACTIVE_POINTER = "ursa/ACTIVE.json"
 BUCKET_IDENTITY = "ursa/BUCKET.json"
 UPLOAD_RECORDS = "ursa/uploads/"
@@ -28,12 +29,12 @@ def raw_key(rec_id: str, path: str) -> str:
 
 def marker_key(rec_id: str) -> str:
     """The key of the commit marker, outside of what the bucket lock covers."""
-    return f"manifests/{rec_id}/{MANIFEST}"
+    return f"{MARKERS}{rec_id}/{MANIFEST}"
 
 
 def own_marker_key(rec_id: str) -> str:
     """Where the commit marker goes if a rig's own marker stands under `marker_key`."""
-    return f"manifests/{rec_id}/ursa_pipelines.json"
+    return f"{MARKERS}{rec_id}/ursa_pipelines.json"
 
 
 def upload_record_key(key: str) -> str:

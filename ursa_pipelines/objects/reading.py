@@ -92,11 +92,17 @@ class Watchdog:
         return sum(now - since > seconds for since, _ in list(self._since.values()))
 
 
-def unless_it_hangs(rec_id: str, place: str, seconds: float, call: Callable[[Callable[[], None]], _T]) -> _T:
+def unless_it_hangs(
+    rec_id: str,
+    place: str,
+    seconds: float,
+    call: Callable[[Callable[[], None]], _T],
+    check_stop: Callable[[], None] = lambda: None,
+) -> _T:
     """The result of a call that touches a source, made in a thread of its own.
 
     The call is given a function by which it tells that it gets on. Raises `SourceUnavailable` if it has neither
-    ended nor told so for `seconds`.
+    ended nor told so for `seconds`, and whatever `check_stop` raises, which is called while it lasts.
     """
     told = [time.monotonic()]
 
@@ -106,6 +112,7 @@ def unless_it_hangs(rec_id: str, place: str, seconds: float, call: Callable[[Cal
     with DaemonExecutor(1, "source") as thread:
         result = thread.submit(call, gets_on)
         while not wait([result], timeout=_LOOK_SECONDS).done:
+            check_stop()
             if time.monotonic() - told[0] > seconds:
                 raise SourceUnavailable(f"it gave nothing for {seconds:g} s", recording=rec_id, place=place)
         return result.result()

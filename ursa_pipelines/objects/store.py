@@ -24,7 +24,7 @@ from obstore.store import S3Store
 
 from ursa_pipelines.errors import ClockWrong, ETagMismatch, ObjectExists, ObjectNotFound, StoreDenied, StoreUnavailable
 from ursa_pipelines.objects.keys import is_disposable
-from ursa_pipelines.objects.wire import Wire
+from ursa_pipelines.objects.wire import Wire, error_of_answer
 
 _RETRIES = 6
 _RETRY_SECONDS = 60
@@ -164,11 +164,33 @@ class Bucket:
                 for meta in page:
                     yield _info(meta["path"], meta, {})
 
-    def list_directories(self, prefix: str) -> list[str]:
-        """The names directly below `prefix` (which ends in `/`) that have objects below them, in order."""
+    def list_directories(self, prefix: str, *, start_after: str | None = None) -> list[str]:
+        """The names directly below `prefix` (which ends in `/`) that have objects below them, in order.
+
+        With `start_after` only those whose keys sort after that key; what lies before is not listed at all.
+        """
+        if start_after is not None:
+            return self._list_directories_after(prefix, start_after)
         with self._speaking_of(prefix):
             found = obstore.list_with_delimiter(self._store, prefix=prefix)
             return sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
+
+    def _list_directories_after(self, prefix: str, start_after: str) -> list[str]:
+        # obstore takes no offset together with a delimiter.
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        place = f"{self.name}/{prefix}"
+        try:
+            pages = self.multipart_client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.name, Prefix=prefix, Delimiter="/", StartAfter=start_after
+            )
+            found = [one["Prefix"] for page in pages for one in page.get("CommonPrefixes", ())]
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            raise error_of_answer(error.response["ResponseMetadata"]["HTTPStatusCode"], code, place) from None
+        except BotoCoreError as error:
+            raise StoreUnavailable(f"the object store failed: {type(error).__name__}", place=place) from None
+        return sorted(one.removeprefix(prefix).rstrip("/") for one in found)
 
     def create(self, key: str, body: bytes, *, sha256: str | None = None) -> ObjectInfo:
         """Writes an object that must not exist yet, with its digest as metadata. Raises `ObjectExists`.

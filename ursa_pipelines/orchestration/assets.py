@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 
 import dagster as dg
 
-from ursa_pipelines.orchestration import ops
+from ursa_pipelines.orchestration import checks, ops
 from ursa_pipelines.orchestration.partitions import R2_RECORDING, RECORDING, arrival_asset, recordings
 from ursa_pipelines.profiles import Profile
 
@@ -52,9 +51,10 @@ def recording_asset(profile: Profile) -> dg.AssetsDefinition:
 
     def recording(**arrivals):
         registered = ops.register(ops.upload(ops.reconstruct_manifest(ops.hash_unattested(discover(**arrivals)))))
+        verdicts = ops.check(registered)
         return {
             "result": ops.report(registered),
-            f"recording_{ops.CHECK}": ops.rows_and_objects_agree(registered),
+            **{f"recording_{name}": getattr(verdicts, name) for name in checks.NAMES},
         }
 
     # Dagster reads the inputs of a graph off its function, and each profile has sources of its own.
@@ -67,19 +67,7 @@ def recording_asset(profile: Profile) -> dg.AssetsDefinition:
         group_name="ingest",
         kinds={"r2"},
         automation_condition=on_arrival,
-        check_specs=[_agreement()],
+        check_specs=checks.check_specs(),
         ins={name: dg.AssetIn(key, dagster_type=dg.Nothing) for name, key in zip(names, sources, strict=True)},
         description="A recording whose bytes are proved to be in the bucket and whose rows are in the catalog.",
     )(recording)
-
-
-def _agreement() -> dg.AssetCheckSpec:
-    with warnings.catch_warnings():
-        # Checks on partitions are a preview in Dagster 1.13; an operator can do nothing about that.
-        warnings.simplefilter("ignore", dg.PreviewWarning)
-        return dg.AssetCheckSpec(
-            ops.CHECK,
-            asset=RECORDING,
-            partitions_def=recordings,
-            description="The catalog's rows, the manifests and the objects in the bucket say the same.",
-        )

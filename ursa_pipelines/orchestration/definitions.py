@@ -7,11 +7,26 @@ from pathlib import Path
 import dagster as dg
 
 from ursa_pipelines.orchestration.assets import external_assets, recording_asset
+from ursa_pipelines.orchestration.catalog_asset import (
+    CATALOG_JOB,
+    catalog,
+    catalog_schedules,
+    tables_agree,
+    tail_is_short,
+)
+from ursa_pipelines.orchestration.jobs import REGISTER_ONLY_JOB, jobs, scrub_schedule
+from ursa_pipelines.orchestration.notices import notices_sensors
+from ursa_pipelines.orchestration.reconciliation import NIGHTLY_JOB, nightly_schedule, reconciliation
 from ursa_pipelines.orchestration.resources import UrsaResource
-from ursa_pipelines.orchestration.sensors import automation_sensor, nas_sensor
+from ursa_pipelines.orchestration.sensors import automation_sensor, nas_sensor, r2_sensor
 from ursa_pipelines.profiles import load_profile
 
 INGEST_JOB = "ingest"
+ALONE = "ursa/alone"
+"""The tag of runs of which `dagster.yaml` lets one at a time go, for each of its values."""
+
+RUN_SECONDS = 24 * 3600
+"""After which a run of the ingest is ended by Dagster's run monitoring."""
 
 
 def build_definitions(profile: str | None, config_path: Path | None = None) -> dg.Definitions:
@@ -19,15 +34,36 @@ def build_definitions(profile: str | None, config_path: Path | None = None) -> d
     loaded = load_profile(profile, config_path)
     recording = recording_asset(loaded)
     return dg.Definitions(
-        assets=[*external_assets(loaded), recording],
+        assets=[*external_assets(loaded), recording, catalog, reconciliation],
+        asset_checks=[tail_is_short, tables_agree],
         jobs=[
             dg.define_asset_job(
                 INGEST_JOB,
                 selection=[recording],
+                tags={"dagster/max_runtime": RUN_SECONDS},
                 description="Ingests the chosen recordings: discover, hash, reconstruct, upload, register, report.",
-            )
+            ),
+            dg.define_asset_job(
+                CATALOG_JOB,
+                selection=[catalog],
+                tags={ALONE: "upkeep"},
+                description="Brings the catalog's tables up to date, and checks them.",
+            ),
+            dg.define_asset_job(
+                NIGHTLY_JOB,
+                selection=[reconciliation, catalog],
+                tags={ALONE: "upkeep"},
+                description="Compares sources, bucket and catalog, reports what is due, and folds the tables.",
+            ),
+            *jobs(),
         ],
-        sensors=[*(nas_sensor(source.name, loaded) for source in loaded.sources), automation_sensor(loaded)],
+        schedules=[*catalog_schedules(loaded), nightly_schedule(loaded), scrub_schedule(loaded)],
+        sensors=[
+            *(nas_sensor(source.name, loaded) for source in loaded.sources),
+            r2_sensor(loaded),
+            automation_sensor(loaded),
+            *notices_sensors(loaded, {INGEST_JOB, REGISTER_ONLY_JOB}),
+        ],
         resources={"ursa": UrsaResource(profile=profile, config_path=str(config_path) if config_path else None)},
         executor=dg.in_process_executor,
     )

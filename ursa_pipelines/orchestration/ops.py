@@ -1,32 +1,50 @@
 """The working ops. Each takes the whole batch, hands on small items, and never raises for a single recording."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import dagster as dg
+from pydantic import Field
 
-from ursa_pipelines.errors import UrsaError
-from ursa_pipelines.ingest.batch import BatchItem, StepName, fold_if_many
-from ursa_pipelines.objects.keys import marker_key, recording_prefix, uri
+from ursa_pipelines.errors import ProfileInvalid, UrsaError
+from ursa_pipelines.ingest.batch import BatchItem, StepName, ended_by, fold_if_many
+from ursa_pipelines.ingest.verify import verify_many
+from ursa_pipelines.orchestration import checks, notices
 from ursa_pipelines.orchestration.partitions import RECORDING
 from ursa_pipelines.orchestration.resources import UrsaResource
-
-CHECK = "rows_and_objects_agree"
+from ursa_pipelines.orchestration.states import read_histories
+from ursa_pipelines.orchestration.telling import Progress, mark, materialization, table
 
 
 class IngestConfig(dg.Config):
     """What an operator may set when launching a run; the defaults suit every ordinary ingest."""
 
-    overwrite: bool = False
-    allow_partial: bool = False
+    overwrite: bool = Field(
+        default=False,
+        description="Replace the catalog's rows by what this source says. Objects in the bucket are never replaced.",
+    )
+    allow_partial: bool = Field(
+        default=False,
+        description="Ingest what is there of a recording although listed files are missing and nothing says that "
+        "another node has them. Without it such a recording fails, naming the files.",
+    )
+    dry_run: bool = Field(
+        default=False,
+        description="Write nothing: the run's table says what would be done, and the run succeeds.",
+    )
 
 
 @dataclass(frozen=True)
 class BatchState:
-    """What passes from op to op: how the run was configured, and how far each recording has come."""
+    """What passes from op to op: how the run was configured, and how far each recording has come.
 
+    `run_id` is the run in which it came there: a re-execution is handed what an earlier run left.
+    """
+
+    run_id: str
     overwrite: bool
     allow_partial: bool
+    dry_run: bool
     items: Sequence[BatchItem]
 
 
@@ -40,7 +58,12 @@ def make_discover(arrivals: Sequence[str]) -> dg.OpDefinition:
     )
     def _discover(context: dg.OpExecutionContext, config: IngestConfig, ursa: UrsaResource) -> BatchState:
         items = [BatchItem(rec_id) for rec_id in context.partition_keys]
-        return _advance(context, ursa, "discover", BatchState(config.overwrite, config.allow_partial, items))
+        batch = BatchState(context.run_id, config.overwrite, config.allow_partial, config.dry_run, items)
+        if config.dry_run:
+            return replace(batch, items=ursa.plan(context, allow_partial=config.allow_partial))
+        discovered = _advance(context, ursa, "discover", batch)
+        notices.begin(context, ursa.data(run_id=context.run_id), discovered.items)
+        return discovered
 
     return _discover
 
@@ -63,138 +86,110 @@ def upload(context: dg.OpExecutionContext, ursa: UrsaResource, batch: BatchState
 @dg.op(pool="catalog", description="Writes the rows, each recording's in one compare-and-swap.")
 def register(context: dg.OpExecutionContext, ursa: UrsaResource, batch: BatchState) -> BatchState:
     registered = _advance(context, ursa, "register", batch)
-    bucket = ursa.data(run_id=context.run_id).profile.buckets.raw
-    for item in registered.items:
-        if item.status == "OK":
-            context.log_event(_materialization(item, bucket))
-    fold_if_many(ursa.data(run_id=context.run_id).ingest_context())
+    if any(item.state == "registered" for item in registered.items):
+        fold_if_many(ursa.data(run_id=context.run_id).ingest_context())
     return registered
 
 
 @dg.op(out=dg.Out(dg.Nothing, is_required=False), description="Shows the batch as a table; fails if a recording did.")
 def report(context: dg.OpExecutionContext, ursa: UrsaResource, batch: BatchState):
-    items = list(batch.items)
-    if context.run.parent_run_id is not None:
-        # Failures travel as values, so a re-execution from failure begins here: it takes the failed ones again.
-        work = ursa.batch(context, overwrite=batch.overwrite, allow_partial=batch.allow_partial)
-        bucket = ursa.data(run_id=context.run_id).profile.buckets.raw
-        for position, item in enumerate(items):
-            if item.status == "FAIL":
-                items[position] = work.run(item.rec_id)
-                if items[position].status == "OK":
-                    yield _materialization(items[position], bucket)
-    table = _table(items)
-    yield dg.AssetObservation(asset_key=RECORDING, metadata={"recordings": table})
+    items = batch.items
+    if batch.run_id != context.run_id:
+        # A re-execution from failure begins here: it takes again what an earlier run did not bring to an end.
+        items = _advance(context, ursa, "register", batch).items
+        again = {item.rec_id for item in batch.items if item.state != "registered"}
+        look_at(context, ursa, [item.rec_id for item in items if item.status == "OK" and item.rec_id in again])
+    # No output is yielded: it would materialize every partition of the run.
+    yield from told(context, items, is_dry=batch.dry_run)
+
+
+@dg.op(
+    out={name: dg.Out(is_required=False) for name in checks.NAMES},
+    description="Looks at rows, manifests and objects of the registered recordings again, all four checks at once.",
+)
+def check(context: dg.OpExecutionContext, ursa: UrsaResource, batch: BatchState):
+    # The evaluation of a single recording is its verdict; only a batch gets one for the whole besides, without which
+    # Dagster would show the checks as not executed. An event costs about as much as a small recording's ingest: where
+    # all is well with a new recording of a batch, the verdict of the batch says so.
+    is_batch = len(batch.items) > 1
+    new = {item.rec_id for item in batch.items if is_batch and item.outcome == "created"}
+    evaluated = look_at(context, ursa, [item.rec_id for item in batch.items if item.recording_hash], quiet=new)
+    if is_batch:
+        yield from checks.verdicts_of_batch(evaluated)
+
+
+def look_at(
+    context: dg.OpExecutionContext, ursa: UrsaResource, rec_ids: Sequence[str], *, quiet: Collection[str] = ()
+) -> list[dg.AssetCheckEvaluation]:
+    """Checks recordings; as `put_verdicts`."""
+    return put_verdicts(context, verify_many(ursa.data(run_id=context.run_id).reading_context, rec_ids), quiet=quiet)
+
+
+def put_verdicts(
+    context: dg.OpExecutionContext, looked: checks.Looked, *, quiet: Collection[str] = ()
+) -> list[dg.AssetCheckEvaluation]:
+    """Puts the verdict of each check on the partitions of the recordings, of `quiet` ones only if something is wrong.
+
+    Returns all of them.
+    """
+    evaluated = list(checks.evaluations(looked, _waived(context, looked)))
+    for one in evaluated:
+        if one.passed and one.partition in quiet:
+            continue
+        context.log_event(one)  # type: ignore[arg-type] # it takes them; its type was forgotten
+    return evaluated
+
+
+def told(
+    context: dg.OpExecutionContext, items: Sequence[BatchItem], *, is_dry: bool = False
+) -> Iterator[dg.AssetObservation]:
+    """The batch as a table, and a mark for each recording that failed or waits, unless all of it was only planned.
+
+    Raises `dg.Failure` in the end if a recording failed.
+    """
+    shown = table(items)
+    yield dg.AssetObservation(asset_key=RECORDING, metadata={"recordings": shown})
+    if is_dry:
+        return
+    for item in items:
+        if item.state in {"failed", "waiting"}:
+            yield mark(item, context.run_id).observation()
     failed = [item for item in items if item.status == "FAIL"]
     if failed:
         raise dg.Failure(
             description="\n".join(item.reason for item in failed),
-            metadata={"failed": len(failed), "recordings": table},
+            metadata={"failed": len(failed), "recordings": shown},
             allow_retries=False,
         )
 
 
-@dg.op(
-    out=dg.Out(is_required=False),
-    description="Reads rows, manifests and objects of the registered recordings again and compares them.",
-)
-def rows_and_objects_agree(context: dg.OpExecutionContext, ursa: UrsaResource, batch: BatchState):
-    # The evaluation of a single recording is its verdict; only a batch gets one for the whole besides, without which
-    # Dagster would show the check as not executed.
-    data = ursa.data(run_id=context.run_id)
-    disagreeing: dict[str, list[str]] = {}
-    for item in batch.items:
-        if item.status != "OK":
-            continue
-        try:
-            problems = list(data.verify(item.rec_id).problems)
-        except UrsaError as error:
-            problems = [str(error)]
-        if problems:
-            disagreeing[item.rec_id] = problems
-        yield dg.AssetCheckEvaluation(
-            asset_key=RECORDING,
-            check_name=CHECK,
-            partition=item.rec_id,
-            passed=not problems,
-            metadata={"problems": problems},
-        )
-    if len(batch.items) > 1:
-        yield dg.AssetCheckResult(
-            asset_key=RECORDING, check_name=CHECK, passed=not disagreeing, metadata={"disagreeing": disagreeing}
-        )
-
-
 def _advance(context: dg.OpExecutionContext, ursa: UrsaResource, step: StepName, batch: BatchState) -> BatchState:
-    work = ursa.batch(context, overwrite=batch.overwrite, allow_partial=batch.allow_partial)
-    before = {item.rec_id: item.status for item in batch.items if item.state == "going"}
-    items = work.step(step, batch.items)
-    for item in items:
+    if batch.dry_run:
+        return batch
+    items = batch.items
+    if batch.run_id != context.run_id:
+        items = [item if item.state in {"going", "registered"} else BatchItem(item.rec_id) for item in items]
+    try:
+        work = ursa.batch(context, overwrite=batch.overwrite, allow_partial=batch.allow_partial)
+    except ProfileInvalid:
+        raise
+    except UrsaError as error:
+        # Not even the store could be opened: nothing is wrong with any recording, and none has been looked at.
+        context.log.error("%s", error)
+        ended = [ended_by(error, item) if item.state == "going" else item for item in items]
+        return replace(batch, run_id=context.run_id, items=ended)
+    bucket = ursa.data(run_id=context.run_id).profile.buckets.raw
+    before = {item.rec_id for item in items if item.state == "going"}
+    work.on_progress = Progress(context).tell
+    work.on_registered = lambda item: context.log_event(materialization(item, bucket))
+    advanced = work.step(step, items)
+    for item in advanced:
         if item.rec_id in before and item.state in {"failed", "waiting"}:
             context.log.warning("%s %s", item.status, item.reason)
-    return replace(batch, items=items)
+    return replace(batch, run_id=context.run_id, items=advanced)
 
 
-def _materialization(item: BatchItem, bucket: str) -> dg.AssetMaterialization:
-    return dg.AssetMaterialization(
-        asset_key=RECORDING,
-        partition=item.rec_id,
-        tags={"dagster/data_version": item.recording_hash},
-        metadata=_metadata(item, bucket),
-    )
-
-
-def _metadata(item: BatchItem, bucket: str) -> dict[str, dg.MetadataValue]:
-    value = dg.MetadataValue
-    speed = item.bytes_uploaded / 1e6 / item.seconds if item.bytes_uploaded and item.seconds else 0.0
-    return {
-        "path": value.text(item.path),
-        "outcome": value.text(item.outcome),
-        "files": value.int(item.files),
-        "bytes": value.int(item.bytes),
-        "files_uploaded": value.int(item.files_uploaded),
-        "files_skipped": value.int(item.files_skipped),
-        "bytes_uploaded": value.int(item.bytes_uploaded),
-        "seconds": value.float(round(item.seconds, 3)),
-        "MB/s": value.float(round(speed, 3)),
-        "verification": value.text(item.verification),
-        "nodes": value.text(", ".join(item.nodes)),
-        "nodes_missing": value.text(", ".join(item.nodes_missing)),
-        "recording_hash": value.text(item.recording_hash),
-        "fingerprint": value.text(item.fingerprint),
-        "commit_marker": value.text(uri(bucket, marker_key(item.rec_id))),
-        "dagster/uri": value.text(uri(bucket, recording_prefix(item.rec_id))),
-    }
-
-
-def _table(items: Sequence[BatchItem]) -> dg.TableMetadataValue:
-    columns = {
-        "recording": "string",
-        "status": "string",
-        "path": "string",
-        "files": "int",
-        "bytes": "int",
-        "sent": "int",
-        "seconds": "float",
-        "outcome": "string",
-        "reason": "string",
-    }
-    return dg.MetadataValue.table(
-        records=[
-            dg.TableRecord(
-                {
-                    "recording": item.rec_id,
-                    "status": item.status,
-                    "path": item.path,
-                    "files": item.files,
-                    "bytes": item.bytes,
-                    "sent": item.files_uploaded,
-                    "seconds": round(item.seconds, 2),
-                    "outcome": item.outcome,
-                    "reason": item.reason,
-                }
-            )
-            for item in items
-        ],
-        schema=dg.TableSchema([dg.TableColumn(name, kind) for name, kind in columns.items()]),
-    )
+def _waived(context: dg.OpExecutionContext, looked: checks.Looked) -> Mapping[str, str]:
+    lacking = [rec_id for rec_id, found in looked.items() if getattr(found, "nodes_missing", ())]
+    histories = read_histories(context.instance, lacking)
+    return {rec_id: one.waived.reason or one.waived.by for rec_id, one in histories.items() if one.waived}

@@ -8,7 +8,7 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from ursa_pipelines.errors import ProfileInvalid
-from ursa_pipelines.ingest.batch import Batch
+from ursa_pipelines.ingest.batch import Batch, BatchItem
 from ursa_pipelines.ingest.sources import directories_of
 from ursa_pipelines.interface import DataInterface
 
@@ -43,6 +43,15 @@ class UrsaResource(dg.ConfigurableResource):
                 allow_partial=allow_partial,
             )
         return self._batches[context.run_id]
+
+    def plan(self, context: dg.OpExecutionContext, *, allow_partial: bool) -> list[BatchItem]:
+        """What this run would do with its partitions; needs no credential that may write."""
+        data = self.data(run_id=context.run_id)
+        require_profile(context.instance, data.profile.name)
+        batch = Batch(
+            data.reading_context, lambda rec_id: directories_of(rec_id, data.sources), allow_partial=allow_partial
+        )
+        return batch.plan(context.partition_keys)
 
 
 def require_profile(instance: dg.DagsterInstance, name: str) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
 from ursa_pipelines.errors import CredentialsUnavailable
-from ursa_pipelines.profiles.profile import Profile, Role, require_url
+from ursa_pipelines.profiles.profile import Profile, Role, require_url, require_webhook
 
 _OP_SECONDS = 30.0
 _LENGTH_LIMIT = 4096
@@ -84,14 +85,21 @@ class CredentialSource:
         """The URL of the object store."""
         if self.profile.store == "embedded":
             return self._embedded().endpoint
-        endpoint = self.profile.endpoint or ""
-        if not endpoint.startswith("op://"):
-            return endpoint
+        return self._url(self.profile.endpoint or "", require_url)
+
+    def webhook(self) -> str | None:
+        """The URL that notices go to, None without one. Raises `CredentialsUnavailable`."""
+        webhook = self.profile.notifications.webhook
+        return self._url(webhook, require_webhook) if webhook else None
+
+    def _url(self, written: str, require: Callable[[str], str]) -> str:
+        if not written.startswith("op://"):
+            return written
         try:
-            return require_url(self._read(endpoint))
+            return require(self._read(written))
         except ValueError as error:
             raise CredentialsUnavailable(
-                f"what 1Password keeps there {error}", place=endpoint, remedy="Mend that item in 1Password."
+                f"what 1Password keeps there {error}", place=written, remedy="Mend that item in 1Password."
             ) from None
 
     def _embedded(self):

@@ -5,6 +5,7 @@ No environment variable selects a profile, and no profile holds a secret: creden
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +22,8 @@ Role = Literal["assets_ro", "assets_rw", "raw_ro", "raw_rw"]
 ROLES: tuple[Role, ...] = ("assets_ro", "assets_rw", "raw_ro", "raw_rw")
 SHIPPED = ("local", "r2", "r2-test")
 
+_CRON_RANGES = (range(60), range(24), range(1, 32), range(1, 13), range(7))
+_CRON_PART = re.compile(r"(?:\*|([0-9]{1,2})(?:-([0-9]{1,2}))?)(?:/([0-9]{1,2}))?")
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -37,18 +40,35 @@ def _is_endpoint(text: str) -> str:
 
 def require_url(text: str) -> str:
     """An object store's URL without a trailing slash. Raises `ValueError` unless it is https, or http to loopback."""
+    return _require_url(text, "https://ACCOUNT.r2.cloudflarestorage.com", bare=True).rstrip("/")
+
+
+def require_webhook(text: str) -> str:
+    """A webhook's URL. Raises `ValueError` unless it is https, or http to loopback."""
+    return _require_url(text, "https://hooks.slack.com/services/...", bare=False)
+
+
+def _require_url(text: str, example: str, *, bare: bool) -> str:
     try:
         url = urlsplit(text)
         _ = url.port
     except ValueError:
         url = urlsplit("")
-    plain = text.isascii() and text.isprintable() and not any(mark in text for mark in " @?#")
-    if not plain or not url.hostname or url.path.strip("/"):
+    plain = text.isascii() and text.isprintable() and not any(mark in text for mark in " @#")
+    if not plain or not url.hostname or (bare and (url.path.strip("/") or "?" in text)):
         # The parser's own messages would repeat what was written there, which may be a secret put in the wrong place.
-        raise ValueError("is not a URL such as https://ACCOUNT.r2.cloudflarestorage.com")
+        raise ValueError(f"is not a URL such as {example}")
     if url.scheme != "https" and not (url.scheme == "http" and url.hostname in _LOOPBACK):
         raise ValueError("must be https; plain http only reaches this machine itself")
-    return text.rstrip("/")
+    return text
+
+
+def _is_webhook(text: str) -> str:
+    if text.startswith("op://"):
+        return _is_reference(text)
+    if urlsplit(require_webhook(text)).hostname not in _LOOPBACK:
+        raise ValueError("is not an op:// reference; a webhook's URL is a secret and never written into a profile")
+    return text
 
 
 def _as_written(value: object) -> object:
@@ -58,6 +78,27 @@ def _as_written(value: object) -> object:
 
 def _is_timetable(text: str) -> str:
     return str(Timetable.parse(text))
+
+
+def _is_cron(text: str) -> str:
+    fields = text.split()
+    if len(fields) != len(_CRON_RANGES) or not all(map(_is_cron_field, fields, _CRON_RANGES)):
+        raise ValueError("is not a cron line of five fields such as 0 2 * * *, which is every night at two")
+    return " ".join(fields)
+
+
+def _is_cron_field(text: str, allowed: range) -> bool:
+    """Whether it is a list of numbers, ranges and `*`, each with a step or without."""
+    for part in text.split(","):
+        match = _CRON_PART.fullmatch(part)
+        if match is None:
+            return False
+        first, last, step = (int(one) if one else None for one in match.groups())
+        if any(one is not None and one not in allowed for one in (first, last)) or step == 0:
+            return False
+        if first is not None and last is not None and first > last:
+            return False
+    return True
 
 
 Reference = Annotated[str, AfterValidator(_is_reference)]
@@ -89,17 +130,32 @@ class SourceSettings(_Section):
 
 
 class IngestSettings(_Section):
-    """Periods are seconds, sizes bytes (DESIGN sections 4 and 5)."""
+    """Periods are seconds, sizes bytes (DESIGN sections 4 and 5); `reconcile_at` is a cron line, UTC."""
 
     quiet_period: float = Field(default=120, ge=0)
     reconstruct_after: float = Field(default=3600, ge=0)
     reconstruct_after_bucket: float = Field(default=86400, ge=0)
+    wait_at_most: float = Field(default=86400, ge=0)
+    look_back_days: int = Field(default=7, ge=1)
     part_size: int = Field(default=16 * 1024**2, ge=5 * 1024**2, le=1024**3)
     resume_above: int = Field(default=128 * 1024**2, ge=0)
     read_timeout: float = Field(default=120, gt=0)
+    recordings_at_once: int = Field(default=4, ge=1, le=32)
     upload_workers: int = Field(default=8, ge=1, le=64)
     hash_workers: int | None = Field(default=None, ge=1, le=64)
     bandwidth: Annotated[str, BeforeValidator(_as_written), AfterValidator(_is_timetable)] | None = None
+    reconcile_at: Annotated[str, AfterValidator(_is_cron)] = "0 2 * * *"
+
+
+class NotificationSettings(_Section):
+    """Where notices go, if anywhere: a webhook's `op://` reference, or the URL of one on this machine.
+
+    An ingest is announced from so many recordings on; a recording is stale after waiting for so many hours.
+    """
+
+    webhook: Annotated[str, AfterValidator(_is_webhook)] | None = Field(default=None, repr=False)
+    announce_from: int = Field(default=5, ge=1)
+    stale_after_hours: float = Field(default=24, gt=0)
 
 
 class Profile(_Section):
@@ -115,6 +171,7 @@ class Profile(_Section):
     catalog_prefix: str | None = Field(default=None, pattern=r"^ursa/[A-Za-z0-9._/-]+[A-Za-z0-9_-]\z")
     sources: list[SourceSettings] = Field(default_factory=list)
     settings: IngestSettings = Field(default_factory=IngestSettings)
+    notifications: NotificationSettings = Field(default_factory=NotificationSettings)
 
     @model_validator(mode="after")
     def _can_be_opened(self) -> Profile:

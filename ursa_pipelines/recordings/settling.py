@@ -9,7 +9,7 @@ from ursa_pipelines.recordings.layout import shown
 from ursa_pipelines.recordings.merge import MergedManifest
 
 _QUIET_SECONDS_PER_BYTE = 1 / (100 * 1024 * 1024)
-_QUIET_SECONDS_LIMIT = 1800.0
+QUIET_SECONDS_LIMIT = 1800.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def judge(
         return Verdict(False, blocked)
     if merged is not None and is_satisfied(inventory, merged):
         return Verdict(True)
-    quiet = min(quiet_period + inventory.total_bytes * _QUIET_SECONDS_PER_BYTE, max(quiet_period, _QUIET_SECONDS_LIMIT))
+    quiet = min(quiet_period + inventory.total_bytes * _QUIET_SECONDS_PER_BYTE, max(quiet_period, QUIET_SECONDS_LIMIT))
     wait, why = (quiet, "unchanged") if merged is not None else (max(quiet, reconstruct_after), "without a manifest")
     since = sighting.since if sighting and sighting.fingerprint == inventory.fingerprint else now
     if now - since < wait:

@@ -1,0 +1,211 @@
+"""`ursa backfill`: recordings are ingested through the running Dagster, or in this process if none runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ursa_pipelines.cli.options import EXIT_FAILED, AsJson, Config, Profile, Yes, confirm, open_data
+from ursa_pipelines.cli.printing import console, line, print_json, show_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import dagster as dg
+
+    from ursa_pipelines.interface import DataInterface
+    from ursa_pipelines.orchestration.backfills import Candidate, Selection
+    from ursa_pipelines.orchestration.launches import DaemonBackfill, Outcome, Progress
+    from ursa_pipelines.orchestration.webserver import Webserver
+
+app = typer.Typer(help="Attached to `ursa`.")
+
+_SHOWN = 50
+
+Named = Annotated[list[str] | None, typer.Argument(metavar="[REC_ID]...", help="Recordings by id.")]
+Url = Annotated[str, typer.Option("--url", help="Where the Dagster webserver of this profile is, if one runs.")]
+
+DEFAULT_URL = "http://127.0.0.1:3000"
+
+
+@app.command()
+def backfill(
+    rec_ids: Named = None,
+    since: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="All recorded on this day or later, by their ids.")
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All that failed, and those to be tried again.")] = False,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="All on a source or in the bucket that the catalog lacks.")
+    ] = False,
+    profile: Profile = None,
+    config: Config = None,
+    url: Url = DEFAULT_URL,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="Do it here, whatever runs; the runs are in the UI all the same.")
+    ] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return once Dagster has taken it on.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show which recordings it would take.")] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ingest recordings again or for the first time: through the running Dagster, or here if none runs.
+
+    Quarantined and waived recordings are passed by unless they are named.
+    """
+    from ursa_pipelines.orchestration.backfills import Wanted, select
+    from ursa_pipelines.orchestration.instance import open_instance
+    from ursa_pipelines.orchestration.webserver import find_webserver
+
+    wanted = Wanted(tuple(dict.fromkeys(rec_ids or ())), since.date() if since else None, failed, missing)
+    if wanted.is_nothing:
+        raise typer.BadParameter("name recordings, or say --since DAY, --failed or --missing")
+    if in_process and no_wait:
+        raise typer.BadParameter("--no-wait needs a running Dagster, and --in-process does without")
+    data = open_data(profile, config)
+    with open_instance(data.profile.name) as instance:
+        webserver = None if in_process else find_webserver(url, instance, data.profile)
+        if no_wait and webserver is None:
+            raise typer.BadParameter(f"no Dagster answers at {url}, so --no-wait would do nothing")
+        selection = select(data, instance, wanted)
+        if not as_json:
+            _show_selection(selection)
+        launched: DaemonBackfill | None = None
+        outcomes: list[Outcome] = []
+        if selection.chosen and not dry_run:
+            where = f"through the Dagster at {webserver.url}" if webserver else "in this process"
+            question = f"Ingest {len(selection.chosen):,} recordings into {data.profile.buckets.raw}, {where}?"
+            confirm(data, question, yes)
+            if webserver:
+                launched = _launch(data, instance, webserver, selection.rec_ids)
+                if not as_json:
+                    line(f"Backfill {launched.backfill_id}: {webserver.page_of(launched.backfill_id)}")
+                    _warn_of_no_daemon(webserver)
+                outcomes = [] if no_wait else _follow(launched, as_json=as_json)
+            else:
+                outcomes = _run_here(data, instance, profile, config, selection.rec_ids, as_json=as_json)
+    if as_json:
+        print_json(_document(selection, outcomes, launched))
+    elif outcomes:
+        _show_outcomes(outcomes)
+    if selection.unknown or selection.problems or any(one.status != "OK" for one in outcomes):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _launch(
+    data: DataInterface, instance: dg.DagsterInstance, webserver: Webserver, rec_ids: Sequence[str]
+) -> DaemonBackfill:
+    from ursa_pipelines.orchestration.launches import DaemonBackfill, tags_of
+
+    return DaemonBackfill.launch(instance, webserver, rec_ids, tags=tags_of("backfill", data.writer.by))
+
+
+def _follow(launched: DaemonBackfill, *, as_json: bool) -> list[Outcome]:
+    try:
+        with _progress(len(launched.rec_ids), as_json) as tell:
+            return launched.follow(tell)
+    except KeyboardInterrupt:
+        page = launched.webserver.page_of(launched.backfill_id)
+        typer.secho(f"Nobody watches it any more, but the backfill goes on; end it at {page}", err=True)
+        raise
+
+
+def _run_here(
+    data: DataInterface,
+    instance: dg.DagsterInstance,
+    profile: str | None,
+    config: Path | None,
+    rec_ids: Sequence[str],
+    *,
+    as_json: bool,
+) -> list[Outcome]:
+    from ursa_pipelines.orchestration.launches import run_in_process, tags_of
+
+    tags = tags_of("backfill", data.writer.by)
+    named = profile if profile or config else data.profile.name
+    with _progress(len(rec_ids), as_json) as tell:
+        return run_in_process(instance, named, config, rec_ids, tags=tags, tell=tell)
+
+
+def _warn_of_no_daemon(webserver: Webserver) -> None:
+    if not webserver.is_healthy("BACKFILL"):
+        told = "No daemon seems to run beside this webserver: the backfill waits until one does."
+        typer.secho(told, err=True, fg=typer.colors.YELLOW)
+
+
+def _show_selection(selection: Selection) -> None:
+    _show_candidates("Backfill", selection.chosen)
+    _show_candidates("Passed by; name them to take them all the same", selection.held)
+    for rec_id in selection.unknown:
+        told = "no recording of this id is on a mounted source, in the bucket or in the catalog"
+        typer.secho(f"{rec_id}: {told}", err=True, fg=typer.colors.RED)
+    for problem in selection.problems:
+        typer.secho(f"Not looked at: {problem}", err=True, fg=typer.colors.YELLOW)
+    count = len(selection.chosen)
+    line(f"{count:,} recording{'' if count == 1 else 's'} to ingest" if count else "No recording to ingest.")
+
+
+def _show_candidates(title: str, candidates: Sequence[Candidate]) -> None:
+    rows = [(one.rec_id, ", ".join(one.places), one.state) for one in candidates[:_SHOWN]]
+    show_table(title, {"recording": True, "where": True, "state": True}, rows)
+    for one in candidates[:_SHOWN]:
+        if one.reason:
+            line(_about(one.rec_id, one.reason))
+    if len(candidates) > _SHOWN:
+        line(f"and {len(candidates) - _SHOWN:,} more; --dry-run --json tells all")
+
+
+def _about(rec_id: str, reason: str) -> str:
+    return reason if reason.startswith(rec_id) else f"{rec_id}: {reason}"
+
+
+def _show_outcomes(outcomes: Sequence[Outcome]) -> None:
+    counts = {status: sum(one.status == status for one in outcomes) for status in ("OK", "FAIL", "SKIP")}
+    others = [one for one in outcomes if one.status != "OK"]
+    for one in others[:_SHOWN]:
+        line(f"{one.status} {_about(one.rec_id, one.reason)}")
+    if len(others) > _SHOWN:
+        line(f"and {len(others) - _SHOWN:,} more; --json tells all")
+    line(f"{counts['OK']:,} done, {counts['FAIL']:,} failed, {counts['SKIP']:,} wait")
+
+
+def _document(selection: Selection, outcomes: Sequence[Outcome], launched: DaemonBackfill | None) -> dict[str, Any]:
+    came = {one.rec_id: asdict(one) for one in outcomes}
+    return {
+        "backfill": launched.backfill_id if launched else None,
+        "url": launched.webserver.page_of(launched.backfill_id) if launched else None,
+        "recordings": [{**asdict(one), **_became(came.get(one.rec_id))} for one in selection.chosen],
+        "passed_by": [asdict(one) for one in selection.held],
+        "unknown": selection.unknown,
+        "problems": selection.problems,
+    }
+
+
+def _became(came: dict[str, Any] | None) -> dict[str, Any]:
+    return {"status": came["status"], "outcome": came["outcome"], "reason": came["reason"]} if came else {}
+
+
+@contextmanager
+def _progress(total: int, as_json: bool) -> Iterator[Callable[[Progress], None]]:
+    """A bar on a terminal, else a line whenever a count has changed; nothing where JSON is printed."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    said: list[str] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=console, transient=True, disable=as_json or not console.is_terminal) as bars:
+        task = bars.add_task("waits for Dagster", total=total)
+
+        def tell(progress: Progress) -> None:
+            told = f"{progress.done:,} done, {progress.failed:,} not, {progress.running:,} running"
+            bars.update(task, description=told, completed=progress.done + progress.failed)
+            if not (as_json or console.is_terminal or said[-1:] == [told]):
+                said.append(told)
+                line(f"{told} of {total:,}")
+
+        yield tell

@@ -1,0 +1,298 @@
+"""Sources, bucket and catalog laid side by side, recording by recording (DESIGN section 8, reconciliation).
+
+Each of them gives one stream, sorted by rec_id, and the streams are merged: there is no request for a single recording,
+and no standing is kept. They are read against the direction in which an ingest writes (catalog, bucket, sources), so
+that what is ingested meanwhile never looks as if something had been lost. A source that cannot be read leaves its
+recordings unknown there, never gone.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ursa_pipelines.catalog.catalog import Catalog
+from ursa_pipelines.errors import SourceUnavailable, UrsaError
+from ursa_pipelines.ingest.context import IngestContext
+from ursa_pipelines.ingest.sources import Source, list_recordings
+from ursa_pipelines.ingest.watch import Arrival, look_at
+from ursa_pipelines.objects.keys import MARKERS, RECORDINGS
+from ursa_pipelines.recordings.identity import is_rec_id
+from ursa_pipelines.recordings.inventory import take_inventory
+from ursa_pipelines.recordings.settling import blocked_by_writer
+
+_DIRECTORIES_AT_ONCE = 200
+_T = TypeVar("_T")
+
+_COLUMNS = ("rec_id", "recording_hash", "metadata")
+
+
+@dataclass(frozen=True, slots=True)
+class Sighted:
+    """A recording's directory on a source. `changed_at` is its newest mtime in seconds since 1970 UTC.
+
+    `blocked` says why nobody may ingest it now, `refused` why an ingest will refuse it, `unread` why nothing is known.
+    """
+
+    source: str
+    fingerprint: str = ""
+    bytes: int = 0
+    changed_at: float = 0.0
+    blocked: str = ""
+    refused: str = ""
+    unread: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What the catalog tells of a recording. `registered_at` is seconds since 1970 UTC, 0 if it is not told."""
+
+    recording_hash: str
+    bytes: int = 0
+    nodes: tuple[str, ...] = ()
+    nodes_missing: tuple[str, ...] = ()
+    verification: str = ""
+    ingested_from: str = ""
+    registered_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a recording is. `unknown_on` are the sources that could not be read, so that it may be there too.
+
+    `stored` is whether the bucket has any object of it, `marked` whether there is a commit marker, ours or a rig's.
+    """
+
+    rec_id: str
+    on_sources: tuple[Sighted, ...] = ()
+    unknown_on: tuple[str, ...] = ()
+    stored: bool = False
+    marked: bool = False
+    rows: tuple[Registered, ...] = ()
+
+    @property
+    def row(self) -> Registered | None:
+        return self.rows[0] if self.rows else None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all its directories, in the order of the sources, as a registration keeps it."""
+        return "+".join(one.fingerprint for one in self.on_sources if one.fingerprint)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where it is: names of sources, `bucket`, `catalog`."""
+        there = [("bucket", self.stored), ("catalog", bool(self.rows))]
+        return (*(one.source for one in self.on_sources), *(name for name, is_there in there if is_there))
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is registered and the bucket has nothing of it."""
+        return bool(self.rows) and not self.stored
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """In what bucket and catalog contradict one another, the worst first."""
+        row = self.row
+        told = []
+        if self.is_lost:
+            copies = ", ".join(one.source for one in self.on_sources)
+            told.append(
+                f"registered, but the bucket has no bytes of it; it is still on {copies}"
+                if copies
+                else "registered, but the bucket has no bytes of it, nor has a source that can be read"
+            )
+        if len(self.rows) > 1:
+            hashes = ", ".join(one.recording_hash[:8] for one in self.rows)
+            told.append(f"registered {len(self.rows)} times, as {hashes}")
+        # Without a marker it is right for what was found in the bucket, and for a half that waits for the other one.
+        if row and self.stored and not self.marked and row.ingested_from == "nas" and not row.nodes_missing:
+            told.append("registered from a source, but without a commit marker")
+        return tuple(told)
+
+
+@dataclass
+class Reconciliation:
+    """The standings, in order of rec_id, each given once. `unavailable` (source: why) and `seen` (source: directories)
+    are complete when all have been taken.
+    """
+
+    standings: Iterator[Standing]
+    unavailable: dict[str, str] = field(default_factory=dict)
+    seen: Counter[str] = field(default_factory=Counter)
+
+    def __iter__(self) -> Iterator[Standing]:
+        return self.standings
+
+
+def reconcile(context: IngestContext, sources: Iterable[Source]) -> Reconciliation:
+    """Reads catalog and bucket now, and the sources while the standings are taken.
+
+    Raises `CatalogError`, `StoreUnavailable`, `StoreDenied`; never for a source.
+    """
+    rows = sorted(_rows(context.catalog), key=itemgetter(0))
+    with ThreadPoolExecutor(2, thread_name_prefix="listing") as pool:
+        marked, stored = pool.map(context.raw.list_directories, (MARKERS, RECORDINGS))
+    found = Reconciliation(iter(()))
+    order = [source.name for source in sources]
+    streams: list[Iterable[tuple[str, str, Any]]] = [
+        ((rec_id, "row", row) for rec_id, row in rows),
+        ((rec_id, "marked", True) for rec_id in marked if is_rec_id(rec_id)),
+        ((rec_id, "stored", True) for rec_id in stored if is_rec_id(rec_id)),
+        *(_sighted(context, source, found) for source in sources),
+    ]
+    found.standings = _standings(heapq.merge(*streams, key=itemgetter(0)), order, found)
+    return found
+
+
+def look_again(context: IngestContext, source: Source, sighted: Sighted, rec_id: str, **periods: float) -> Arrival:
+    """Whether a directory that was never seen before has settled, as far as one look can tell.
+
+    Times of change are those of the inodes, which no copying tool can set: it may preserve the mtime of what it has
+    not finished. `periods` are `now`, `quiet_period` and `reconstruct_after`. Raises `SourceUnavailable`.
+    """
+    directory = source.root / rec_id
+
+    def look(gets_on: Callable[[], None]) -> Arrival:
+        since = _changed_at(directory, gets_on)
+        before = Arrival(sighted.fingerprint, since, False, sighted.refused, since)
+        return look_at(directory, before, gets_on=gets_on, **periods)
+
+    return context.listing(rec_id, source.name, look)
+
+
+def _standings(
+    merged: Iterable[tuple[str, str, Any]], order: Sequence[str], found: Reconciliation
+) -> Iterator[Standing]:
+    for rec_id, told in groupby(merged, key=itemgetter(0)):
+        of_kind: dict[str, list[Any]] = {"row": [], "marked": [], "stored": [], "sighted": []}
+        for _, kind, value in told:
+            of_kind[kind].append(value)
+        sighted = sorted(of_kind["sighted"], key=lambda one: order.index(one.source))
+        unread = [one.source for one in sighted if one.unread]
+        yield Standing(
+            rec_id,
+            on_sources=tuple(sighted),
+            unknown_on=(*found.unavailable, *(name for name in unread if name not in found.unavailable)),
+            stored=bool(of_kind["stored"]),
+            marked=bool(of_kind["marked"]),
+            rows=tuple(of_kind["row"]),
+        )
+
+
+def _rows(catalog: Catalog) -> Iterator[tuple[str, Registered]]:
+    # What thousands of rows say alike is kept once.
+    alike: dict[Any, Any] = {}
+    for batch in catalog.scan("recordings", columns=_COLUMNS):
+        columns = (batch.column(name).to_pylist() for name in _COLUMNS)
+        for rec_id, recording_hash, document in zip(*columns, strict=True):
+            if rec_id:
+                yield rec_id, _registered(recording_hash, json.loads(document) if document else {}, alike)
+
+
+def _registered(recording_hash: str, metadata: dict[str, Any], alike: dict[Any, Any]) -> Registered:
+    def shared(value: _T) -> _T:
+        return alike.setdefault(value, value)
+
+    return Registered(
+        recording_hash,
+        bytes=_number(metadata.get("bytes")),
+        nodes=shared(tuple(metadata.get("nodes") or ())),
+        nodes_missing=shared(tuple(metadata.get("nodes_missing") or ())),
+        verification=shared(str(metadata.get("verification") or "")),
+        ingested_from=shared(str(metadata.get("ingested_from") or "")),
+        registered_at=_moment(metadata.get("registered_at")),
+    )
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _moment(value: object) -> float:
+    # A row may have been registered by hand, with any metadata.
+    try:
+        return datetime.fromisoformat(str(value)).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _sighted(context: IngestContext, source: Source, found: Reconciliation) -> Iterator[tuple[str, str, Sighted]]:
+    """What lies on a source, a few directories at a time; ends where the source does not answer any more."""
+    try:
+        rec_ids = context.listing("", source.name, lambda gets_on: list_recordings(source, gets_on=gets_on))
+        for start in range(0, len(rec_ids), _DIRECTORIES_AT_ONCE):
+            some = rec_ids[start : start + _DIRECTORIES_AT_ONCE]
+            for sighted in context.listing("", source.name, partial(_look_at_some, source, some)):
+                found.seen[source.name] += 1
+                yield sighted
+    except SourceUnavailable as error:
+        found.unavailable[source.name] = str(error)
+
+
+def _look_at_some(
+    source: Source, rec_ids: Sequence[str], gets_on: Callable[[], None]
+) -> list[tuple[str, str, Sighted]]:
+    found = []
+    for rec_id in rec_ids:
+        gets_on()
+        sighted = _look_at_one(source, rec_id, gets_on)
+        if sighted is not None:
+            found.append((rec_id, "sighted", sighted))
+    return found
+
+
+def _look_at_one(source: Source, rec_id: str, gets_on: Callable[[], None]) -> Sighted | None:
+    directory = source.root / rec_id
+    try:
+        inventory = take_inventory(directory, gets_on)
+    except UrsaError as error:
+        # A drive that is pulled out takes the directories with it, or makes each of them fail.
+        _require_mounted(source)
+        if isinstance(error, SourceUnavailable):
+            return Sighted(source.name, unread=str(error))
+        return Sighted(source.name, refused=str(error)) if directory.is_dir() else None
+    return Sighted(
+        source.name,
+        fingerprint=inventory.fingerprint,
+        bytes=inventory.total_bytes,
+        changed_at=inventory.newest_mtime_ns / 1e9,
+        blocked=blocked_by_writer(inventory) or "",
+    )
+
+
+def _require_mounted(source: Source) -> None:
+    try:
+        with os.scandir(source.root) as entries:
+            is_empty = next(entries, None) is None
+    except OSError as error:
+        raise SourceUnavailable(
+            f"the source {source.name} is not there any more ({error.strerror})", place=str(source.root)
+        ) from None
+    if is_empty:
+        raise SourceUnavailable(f"the source {source.name} was unmounted meanwhile", place=str(source.root))
+
+
+def _changed_at(directory: Path, gets_on: Callable[[], None]) -> float:
+    """When anything in the directory was last changed, in seconds since 1970 UTC; 0 if it is not there any more."""
+    newest = 0.0
+    for parent, _, files in os.walk(directory):
+        for path in (parent, *(f"{parent}/{name}" for name in files)):
+            gets_on()
+            try:
+                newest = max(newest, os.lstat(path).st_ctime)
+            except OSError:
+                # The look that follows tells what is wrong with it.
+                continue
+    return newest
