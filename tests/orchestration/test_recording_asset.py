@@ -23,14 +23,14 @@ from tests.orchestration.launch import (
 )
 from tests.recordings_on_disk import manifest_of, recording_hash_of, write_recording
 from ursa_pipelines.embedded.store import open_store
-from ursa_pipelines.orchestration import telling
+from ursa_pipelines.orchestration import checks, telling
 from ursa_pipelines.orchestration.states import Mark, read_histories
 
 GOOD, BAD, LATE, OTHER = (f"rec_20260520_19562{digit}_b1dd" for digit in "1234")
 FILES = {"camera_a/seg_0000.mp4": b"video" * 100, "mic/seg_0000.wav": b"audio" * 10, "eeg_4559/seg_0000.edf": b"eeg"}
 NAME = "Zzyxa Quuxbane"
-OVERWRITE = {"ops": {"recording": {"ops": {"discover": {"config": {"overwrite": True}}}}}}
-DRY_RUN = {"ops": {"recording": {"ops": {"discover": {"config": {"dry_run": True}}}}}}
+OVERWRITE = {"ops": {"recording": {"config": {"overwrite": True}}}}
+DRY_RUN = {"ops": {"recording": {"config": {"dry_run": True}}}}
 WHOLE_BATCH = None
 
 
@@ -68,7 +68,6 @@ def test_one_partition_needs_no_run_config(lab: Lab, instance: dg.DagsterInstanc
         "bytes_uploaded": size,
         "verification": "sha256",
         "nodes": "green-mantis",
-        "nodes_missing": "",
         "recording_hash": recording_hash,
         "manifest": f"r2://{lab.raw.name}/recordings/{GOOD}/manifest.json",
         "commit_marker": f"r2://{lab.raw.name}/manifests/{GOOD}/manifest.json",
@@ -113,7 +112,8 @@ def test_a_bad_recording_fails_the_run_and_alone_stays_unregistered(lab: Lab, in
     assert "The copy is damaged" in told["reason"]
     assert result.run_id[:8] in told["by"]
     assert marks(instance, GOOD) == marks(instance, OTHER) == []
-    assert verdicts(result) == {WHOLE_BATCH: set()}
+    assert "The copy is damaged" in told["what_to_do"]
+    assert verdicts(result) == {WHOLE_BATCH: set(), GOOD: set(), OTHER: set(), BAD: set(checks.NAMES)}
     assert {row.rec_id for row in lab.data.list_recordings()} == {GOOD, OTHER}
     lab.check_invariants()
 
@@ -124,7 +124,7 @@ def test_a_bad_recording_alone_has_no_passing_check(lab: Lab, instance: dg.Dagst
     result = launch(lab.config, instance, BAD)
 
     assert not result.success
-    assert verdicts(result) == {}
+    assert verdicts(result) == {BAD: set(checks.NAMES)}
     assert materializations(instance, BAD) == []
 
 
@@ -157,7 +157,8 @@ def test_two_halves_on_two_sources_become_one_recording(lab: Lab, instance: dg.D
 
     (event,) = materializations(instance, GOOD)
     told = values(event.metadata)
-    assert (told["files"], told["nodes"], told["nodes_missing"]) == (2, "green-mantis, green-motor", "")
+    assert (told["files"], told["nodes"]) == (2, "green-mantis, green-motor")
+    assert "nodes_missing" not in told
     (row,) = lab.data.list_recordings()
     assert {one.modality for one in lab.data.list_modalities({"recording_hash": row.recording_hash})} == {
         "camera",

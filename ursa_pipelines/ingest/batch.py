@@ -80,6 +80,7 @@ class BatchItem:
     nodes: tuple[str, ...] = ()
     nodes_missing: tuple[str, ...] = ()
     reason: str = ""
+    remedy: str = ""
     error_type: str = ""
     retryable: bool = False
 
@@ -133,6 +134,7 @@ def ended_by(error: UrsaError, item: BatchItem) -> BatchItem:
         item,
         state="waiting" if isinstance(error, (RecordingNotSettled, UploadInterrupted)) else "failed",
         reason=str(error),
+        remedy=error.remedy,
         error_type=type(error).__name__,
         retryable=not isinstance(error, (RecordingRefused, CatalogConflict)),
     )

@@ -16,7 +16,7 @@ RECORDINGS_PER_RUN = 100
 # what arrives while the recording is being ingested, or between a request and the tick after it.
 _arrival = dg.AutomationCondition.newly_missing() | dg.AutomationCondition.any_deps_updated()
 _handled = dg.AutomationCondition.initial_evaluation() | (dg.AutomationCondition.newly_requested() & ~_arrival)
-on_arrival = (_arrival.since(_handled) & ~dg.AutomationCondition.in_progress()).with_label("on arrival")
+on_arrival = (_arrival.since(_handled) & ~dg.AutomationCondition.in_progress()).with_label("on arrival or change")
 
 
 def external_assets(profile: Profile) -> list[dg.AssetSpec]:
@@ -27,7 +27,7 @@ def external_assets(profile: Profile) -> list[dg.AssetSpec]:
                 arrival_asset(source.name),
                 partitions_def=recordings,
                 group_name="sources",
-                kinds={"nas"},
+                kinds={"filesystem", source.name},
                 description=f"A recording directory on the source {source.name}. Its sensor reports it once it has "
                 "settled, and again when it has changed.",
             )
@@ -67,7 +67,18 @@ def recording_asset(profile: Profile) -> dg.AssetsDefinition:
         group_name="ingest",
         kinds={"r2"},
         automation_condition=on_arrival,
+        config=_settings(),
         check_specs=checks.check_specs(),
         ins={name: dg.AssetIn(key, dagster_type=dg.Nothing) for name, key in zip(names, sources, strict=True)},
-        description="A recording whose bytes are proved to be in the bucket and whose rows are in the catalog.",
+        description="A recording whose bytes are proved to be in the bucket and whose rows are in the catalog. "
+        "A red partition failed: its newest event under Events says why and what to do, and so does the run. Mend it, "
+        "then re-execute the run from failure, or materialize the partition again.",
     )(recording)
+
+
+def _settings() -> dg.ConfigMapping:
+    """Lets the launch dialog take the settings as those of the asset, where their help texts show."""
+    return dg.ConfigMapping(
+        config_fn=lambda settings: {"discover": {"config": settings}},
+        config_schema=ops.IngestConfig.to_config_schema(),
+    )

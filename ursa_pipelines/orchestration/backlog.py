@@ -19,8 +19,9 @@ def find_backlog(instance: dg.DagsterInstance, catalog: Catalog) -> dict[str, Hi
     Recordings that came into the catalog without Dagster, and those that are quarantined or waived, are not among
     them. The catalog is read only if there are any, one column of it.
     """
-    arrived = set(instance.get_dynamic_partitions(str(recordings.name)))
-    missing = arrived - instance.get_materialized_partitions(RECORDING)
+    arrived = instance.get_dynamic_partitions(str(recordings.name))
+    statuses = instance.get_status_by_partition(RECORDING, arrived, recordings) or {} if arrived else {}
+    missing = {rec_id for rec_id in arrived if statuses.get(rec_id) != dg.AssetPartitionStatus.MATERIALIZED}
     if missing:
         for batch in catalog.scan("recordings", None, ["rec_id"]):
             missing.difference_update(batch.column("rec_id").to_pylist())

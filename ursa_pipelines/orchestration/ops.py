@@ -1,5 +1,6 @@
 """The working ops. Each takes the whole batch, hands on small items, and never raises for a single recording."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -111,9 +112,13 @@ def check(context: dg.OpExecutionContext, ursa: UrsaResource, batch: BatchState)
     # The evaluation of a single recording is its verdict; only a batch gets one for the whole besides, without which
     # Dagster would show the checks as not executed. An event costs about as much as a small recording's ingest: where
     # all is well with a new recording of a batch, the verdict of the batch says so.
+    # Where a recording failed, Dagster would call every check failed that says nothing.
     is_batch = len(batch.items) > 1
-    new = {item.rec_id for item in batch.items if is_batch and item.outcome == "created"}
+    failed = [item.rec_id for item in batch.items if item.status == "FAIL"]
+    new = {item.rec_id for item in batch.items if is_batch and not failed and item.outcome == "created"}
     evaluated = look_at(context, ursa, [item.rec_id for item in batch.items if item.recording_hash], quiet=new)
+    for one in checks.not_looked_at(failed):
+        context.log_event(one)  # type: ignore[arg-type] # as in put_verdicts
     if is_batch:
         yield from checks.verdicts_of_batch(evaluated)
 
@@ -148,7 +153,10 @@ def told(
     Raises `dg.Failure` in the end if a recording failed.
     """
     shown = table(items)
-    yield dg.AssetObservation(asset_key=RECORDING, metadata={"recordings": shown})
+    counts = Counter({"OK": "ok", "FAIL": "failed", "SKIP": "waiting or only planned"}[item.status] for item in items)
+    told_of_all = ", ".join(f"{count} {what}" for what, count in counts.most_common())
+    description = f"{len(items)} recordings: {told_of_all}"
+    yield dg.AssetObservation(asset_key=RECORDING, description=description, metadata={"recordings": shown})
     if is_dry:
         return
     for item in items:

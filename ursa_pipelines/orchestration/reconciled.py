@@ -8,7 +8,7 @@ Metadata of a materialization, for plots, notices and `ursa report`:
   `oldest_backlog_hours` (since it was recorded; 0.0 without a backlog);
 - `arrivals` (reported by this run), `arrivals_left` (due, left to the next), `quarantined_now`;
 - `seconds`; `sources_unavailable` (JSON: source to reason); `on_sources` (JSON: source to number of directories);
-- `attention`: the table of those that need it, the worst first: recording, state, where, attempts, reason, next.
+- `attention`: the table of those that need it, the worst first: recording, state, next, reason, where, attempts.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _NAMES_SHOWN = 20
 _COLUMNS = {
     "recording": "string",
     "state": "string",
+    "next": "string",
+    "reason": "string",
     "where": "string",
     "attempts": "int",
-    "reason": "string",
-    "next": "string",
 }
 
 
@@ -132,6 +132,10 @@ def metadata_of(reconciled: Reconciled) -> dict[str, dg.MetadataValue]:
     """What the materialization shows."""
     value = dg.MetadataValue
     return {
+        "attention": value.table(
+            records=[_line(case) for case in reconciled.attention],
+            schema=dg.TableSchema([dg.TableColumn(name, kind) for name, kind in _COLUMNS.items()]),
+        ),
         "recordings": value.int(reconciled.recordings),
         **{state: value.int(count) for state, count in reconciled.states.items()},
         "lost": value.int(len(reconciled.lost)),
@@ -145,10 +149,6 @@ def metadata_of(reconciled: Reconciled) -> dict[str, dg.MetadataValue]:
         "seconds": value.float(reconciled.seconds),
         "on_sources": value.json(dict(reconciled.on_sources)),
         "sources_unavailable": value.json(dict(reconciled.unavailable)),
-        "attention": value.table(
-            records=[_line(case) for case in reconciled.attention],
-            schema=dg.TableSchema([dg.TableColumn(name, kind) for name, kind in _COLUMNS.items()]),
-        ),
     }
 
 

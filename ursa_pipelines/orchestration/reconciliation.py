@@ -41,7 +41,7 @@ class ReconciliationConfig(dg.Config):
     key=RECONCILIATION,
     deps=[RECORDING],
     group_name="operations",
-    kinds={"python"},
+    kinds={"table"},
     check_specs=[dg.AssetCheckSpec(name, asset=RECONCILIATION, description=told) for name, told in CHECKS.items()],
     description="Compares sources, bucket and catalog, recording by recording, and with what became of each here. "
     "Reports as arrived what the sensors missed, what changed since it was registered, and what is due for a retry; "

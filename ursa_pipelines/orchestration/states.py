@@ -27,12 +27,13 @@ _PAGE = 1_000
 class Mark:
     """One recording at one time. `at` is seconds since 1970 UTC; `by` is a person or the run that found it so.
 
-    `reason` holds the remedy. `fingerprint` is that of the source when a run failed, if the run got so far.
+    `reason` holds the `remedy` as well. `fingerprint` is that of the source when a run failed, if the run got so far.
     """
 
     rec_id: str
     kind: MarkKind
     reason: str = ""
+    remedy: str = ""
     error_type: str = ""
     retryable: bool = False
     by: str = ""
@@ -41,17 +42,21 @@ class Mark:
 
     def observation(self) -> dg.AssetObservation:
         """The event that tells it, on the recording's partition."""
+        told = {
+            "what_to_do": self.remedy,
+            "reason": self.reason,
+            "mark": self.kind,
+            "error": self.error_type,
+            "by": self.by,
+            "fingerprint": self.fingerprint,
+        }
         return dg.AssetObservation(
             RECORDING,
             partition=self.rec_id,
             description=f"{self.kind}: {self.reason}" if self.reason else self.kind,
             metadata={
-                "mark": dg.MetadataValue.text(self.kind),
-                "reason": dg.MetadataValue.text(self.reason),
-                "error": dg.MetadataValue.text(self.error_type),
+                **{name: dg.MetadataValue.text(value) for name, value in told.items() if value},
                 "retryable": dg.MetadataValue.bool(self.retryable),
-                "by": dg.MetadataValue.text(self.by),
-                "fingerprint": dg.MetadataValue.text(self.fingerprint),
             },
         )
 
@@ -144,6 +149,7 @@ def _mark(record: dg.EventLogRecord) -> Mark | None:
         str(record.partition_key),
         kind,
         reason=str(told.get("reason", "")),
+        remedy=str(told.get("what_to_do", "")),
         error_type=str(told.get("error", "")),
         retryable=told.get("retryable") is True,
         by=str(told.get("by", "")),

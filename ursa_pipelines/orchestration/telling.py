@@ -20,13 +20,13 @@ _OBSERVED_EVERY_SECONDS, _LOGGED_EVERY_SECONDS = 60.0, 10.0
 _COLUMNS = {
     "recording": "string",
     "status": "string",
+    "reason": "string",
     "path": "string",
     "files": "int",
     "bytes": "int",
     "sent": "int",
     "seconds": "float",
     "outcome": "string",
-    "reason": "string",
 }
 
 
@@ -46,6 +46,7 @@ def mark(item: BatchItem, run_id: str) -> Mark:
         item.rec_id,
         "waiting" if item.state == "waiting" else "failed",
         reason=item.reason,
+        remedy=item.remedy,
         error_type=item.error_type,
         retryable=item.retryable,
         by=f"run {run_id[:8]}",
@@ -61,13 +62,13 @@ def table(items: Sequence[BatchItem]) -> dg.TableMetadataValue:
                 {
                     "recording": item.rec_id,
                     "status": item.status,
+                    "reason": item.reason,
                     "path": item.path,
                     "files": item.files,
                     "bytes": item.bytes,
                     "sent": item.files_uploaded,
                     "seconds": round(item.seconds, 2),
                     "outcome": item.outcome,
-                    "reason": item.reason,
                 }
             )
             for item in items
@@ -136,10 +137,10 @@ def _metadata(item: BatchItem, bucket: str) -> dict[str, dg.MetadataValue]:
         "MB/s": value.float(round(speed, 3)),
         "verification": value.text(item.verification),
         "nodes": value.text(", ".join(item.nodes)),
-        "nodes_missing": value.text(", ".join(item.nodes_missing)),
-        "recording_hash": value.text(item.recording_hash),
-        "fingerprint": value.text(item.fingerprint),
+        **({"nodes_missing": value.text(", ".join(item.nodes_missing))} if item.nodes_missing else {}),
         "manifest": value.text(uri(bucket, raw_key(item.rec_id, MANIFEST))),
         "commit_marker": value.text(uri(bucket, marker_key(item.rec_id))),
         "dagster/uri": value.text(uri(bucket, recording_prefix(item.rec_id))),
+        "recording_hash": value.text(item.recording_hash),
+        "fingerprint": value.text(item.fingerprint),
     }

@@ -39,8 +39,8 @@ def nas_sensor(source_name: str, profile: Profile, *, tick_seconds: float = _TIC
         default_status=dg.DefaultSensorStatus.RUNNING if is_local else dg.DefaultSensorStatus.STOPPED,
         tags={"ursa/source": source_name},
         description=f"Looks for recording directories on the source {source_name} and reports those that have "
-        "settled, and again when they have changed. Each tick says what waits, and why. Launches nothing. A tick "
-        "fails while the source is not mounted or does not answer.",
+        "settled, and again when they have changed. Click a tick's result to read what waits, and why. Launches "
+        "nothing. A tick fails while the source is not mounted or does not answer.",
     )
     def _sensor(context: dg.SensorEvaluationContext, ursa: UrsaResource):
         data = ursa.data()

@@ -44,8 +44,8 @@ def r2_sensor(profile: Profile, *, tick_seconds: float = _TICK_SECONDS) -> dg.Se
         tags={"ursa/source": "r2"},
         description=f"Looks in the raw bucket for recordings of the last {profile.settings.look_back_days} days that "
         "came there by other ways, such as a rig's own upload, and reports those that have settled and are not in "
-        "the catalog whole. Each tick says what waits, and why. Launches nothing. Older ones are found by the nightly "
-        "reconciliation.",
+        "the catalog whole. Click a tick's result to read what waits, and why. Launches nothing. Older ones are found "
+        "by the nightly reconciliation.",
     )
     def _sensor(context: dg.SensorEvaluationContext, ursa: UrsaResource):
         require_profile(context.instance, ursa.data().profile.name)
