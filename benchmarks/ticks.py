@@ -62,10 +62,10 @@ def measure(directory: Path, known: int) -> tuple[list[float], int]:
             new = rec_ids[known + NEW * position :][:NEW]
             for rec_id in new:
                 _write(nas / rec_id)
-            context = dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources)
-            began = time.perf_counter()
-            result = sensor(context)
-            seconds.append(time.perf_counter() - began)
+            with dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources) as context:
+                began = time.perf_counter()
+                result = sensor(context)
+                seconds.append(time.perf_counter() - began)
             assert isinstance(result, dg.SensorResult)
             assert {event.partition for event in result.asset_events} == set(new)
             cursor = result.cursor

@@ -88,6 +88,14 @@ class DataInterface:
     def __repr__(self) -> str:
         return f"DataInterface(profile={self.profile.name!r})"
 
+    def close(self) -> None:
+        """Lets go of all connections. It may be used again, and then opens new ones.
+
+        A process that makes many interfaces closes each of them: see `Bucket.close`.
+        """
+        for bucket in self._buckets.values():
+            bucket.close()
+
     def enable_writes(self, roles: Sequence[Role] = ("assets_rw",)) -> None:
         """Allows writes with these roles; `ingest` needs `("assets_rw", "raw_rw")`.
 

@@ -91,7 +91,9 @@ def test_without_a_dagster_instance_the_catalog_alone_is_told_of(ursa: Command, 
     told, page = written(ursa, tmp_path)
 
     assert "1 recordings" in told
-    assert "There is no Dagster instance here" in page.text
+    assert "There is no Dagster instance here" in told
+    assert "nothing needs attention" not in told
+    assert "There is no Dagster instance here" in page.text.partition("What the catalog holds")[0]
     assert lab.raw.name in page.text
     assert "verified by sha256" in page.text
     assert "readable" in page.text
@@ -208,14 +210,29 @@ def test_a_source_that_is_not_mounted_is_told(ursa: Command, lab: Lab, tmp_path:
     told, page = written(ursa, tmp_path)
 
     assert "the source usb cannot be read" in told
+    assert "There is no Dagster instance here" in told
     assert "empty, as a drive is that is not mounted" in page.text
+
+
+def test_one_wild_clock_does_not_keep_the_page_from_being_written(ursa: Command, lab: Lab, home: Home, tmp_path: Path):
+    for rec_id, moment in ((GOOD, "0001-01-01T00:00:00Z"), (BAD, "9999-12-31T23:59:00Z")):
+        manifest = {"started_at": moment, "ended_at": moment}
+        lab.data.ingest(
+            source_dir=write_recording(lab.nas, rec_id, {"mic/seg_0000.wav": rec_id.encode()}, manifest=manifest)
+        )
+    ingested(lab, WORSE)
+
+    told, _ = written(ursa, tmp_path)
+
+    assert "3 recordings; nothing needs attention" in told
 
 
 def test_the_instance_of_another_profile_is_left_alone(ursa: Command, home: Home, tmp_path: Path):
     (home.path / "ursa_profile").write_text("r2\n")
 
-    _, page = written(ursa, tmp_path)
+    told, page = written(ursa, tmp_path)
 
+    assert "serves the profile 'r2', not 'lab'" in told
     assert "serves the profile 'r2', not 'lab'" in page.text
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +19,9 @@ from tests.lab import Lab
 from tests.recordings_on_disk import manifest_of, write_recording
 from ursa_pipelines import DataInterface, UploadProgress
 from ursa_pipelines.catalog import policies
-from ursa_pipelines.errors import CatalogRowNotFound, UploadInterrupted
+from ursa_pipelines.errors import CatalogRowNotFound, RecordingIdInvalid, UploadInterrupted, UrsaError
+from ursa_pipelines.ingest import verify as verifying
+from ursa_pipelines.ingest.context import IngestContext
 from ursa_pipelines.recordings.rows import ModalityRow, RecordingRow, Rows
 
 REC = "rec_20260520_195628_b1dd"
@@ -239,6 +243,84 @@ def test_a_recording_that_is_not_registered_is_not_verified(lab: Lab):
 
     with pytest.raises(CatalogRowNotFound, match=REC):
         lab.data.verify(REC, deep=True)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("by_rig", [False, True])
+@pytest.mark.parametrize("owned", ["by node manifests", "by workers", "by worker, but one"])
+def test_only_files_of_the_missing_node_may_be_missing(lab: Lab, owned: str, by_rig: bool, lost: bool):
+    second = "mic/seg_0001.wav"
+    host, motor = {MIC: FILES[MIC], second: b"more audio"}, {EEG: FILES[EEG]}
+    document: dict[str, object] | bool = False
+    if owned == "by node manifests":
+        for node, files in (("host", host), ("motor", motor)):
+            manifest = json.dumps(manifest_of(REC, files, node=node)).encode()
+            write_recording(lab.nas, REC, {f"_node_manifests/{node}.json": manifest}, manifest=False)
+    else:
+        nodes = {"host": ["mic"], "motor": ["eeg_4559"] if owned == "by workers" else []}
+        document = {**manifest_of(REC, host | motor, node=None), "nodes": nodes}
+    directory = write_recording(lab.nas, REC, host, node=None, manifest=document)
+    if by_rig:
+        upload_as_rig(lab, directory)
+        lab.data.ingest_from_r2(rec_id=REC)
+    else:
+        lab.data.ingest(source_dir=directory)
+    if lost:
+        delete(lab, second)
+
+    found, read = lab.data.verify(REC), lab.data.verify(REC, deep=True)
+
+    told = (f"{second} is listed but not in the bucket",) if lost else ()
+    assert (found.object_problems, read.object_problems) == (told, told)
+    assert read.level == ("size" if lost else "sha256")
+
+
+def test_what_the_marker_names_is_missing_though_the_rows_have_forgotten_it(lab: Lab):
+    files = {MIC: FILES[MIC], EEG: FILES[EEG]}
+    document = {**manifest_of(REC, files, node=None), "nodes": {"host": ["mic"], "motor": []}}
+    lab.data.ingest(source_dir=write_recording(lab.nas, REC, files, node=None, manifest=document))
+    delete(lab, EEG)
+    lab.data.ingest_from_r2(rec_id=REC, overwrite=True)
+
+    found = lab.data.verify(REC)
+
+    assert (found.nodes_missing, [row.modality for row in lab.data.list_modalities()]) == (("motor",), ["mic"])
+    assert found.object_problems == (f"{EEG} is listed but not in the bucket",)
+
+
+def test_one_unforeseen_failure_leaves_the_other_recordings(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    others = (f"rec_20260520_19562{digit}_b1dd" for digit in (1, 2))
+    sound = [
+        lab.data.ingest(source_dir=write_recording(lab.nas, rec_id, {MIC: rec_id.encode()})).rec_id for rec_id in others
+    ]
+    real = verifying.verify
+
+    def fails_for_one(context: IngestContext, rec_id: str, **options: Any) -> verifying.Verification:
+        if rec_id == REC:
+            raise KeyError("Aria Lin")
+        return real(context, rec_id, **options)
+
+    monkeypatch.setattr(verifying, "verify", fails_for_one)
+    with caplog.at_level(logging.ERROR):
+        found = verifying.verify_many(lab.data.reading_context, [sound[0], REC, sound[1]])
+
+    assert [getattr(found[rec_id], "ok", False) for rec_id in sound] == [True, True]
+    assert isinstance(found[REC], UrsaError)
+    assert str(found[REC]).startswith(f"{REC}: unforeseen KeyError. ")
+    assert "Aria Lin" not in str(found[REC])
+    assert [one.exc_info[0] for one in caplog.records if one.exc_info] == [KeyError]
+
+
+@pytest.mark.parametrize("name", ["../x", "", "nonsense", "/etc", f"{REC}/.."])
+def test_what_is_no_id_is_refused_in_one_line(ursa: Command, lab: Lab, name: str):
+    with pytest.raises(RecordingIdInvalid):
+        lab.data.catalog.entry_of_rec_id(name)
+    found = verifying.verify_many(lab.data.reading_context, [name])
+
+    assert isinstance(found[name], RecordingIdInvalid)
+    assert ursa("verify", name, code=1).count("\n") == 1
 
 
 def unattested(files: dict[str, bytes]) -> list[dict[str, object]]:

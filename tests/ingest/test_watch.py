@@ -109,6 +109,18 @@ def test_a_change_starts_the_waiting_anew(tmp_path: Path):
     assert look(directory, second, after=2 * RECONSTRUCT + 2).settled
 
 
+@pytest.mark.parametrize("clock_was_off_by", [365 * 86_400, -NOW], ids=["ahead", "at the epoch"])
+@pytest.mark.parametrize("name", ["mic/more.wav", "mic/a\\b.wav"], ids=["accepted", "refused"])
+def test_a_clock_that_was_set_starts_the_waiting_anew(clock_was_off_by: float, name: str, tmp_path: Path):
+    directory = write_recording(tmp_path, REC, {**FILES, name: b"more"}, manifest=False)
+    wrong = look(directory, after=clock_was_off_by)
+
+    right = look(directory, wrong)
+
+    assert (right.settled, right.since, right.first_seen) == (False, NOW, NOW)
+    assert look(directory, right, after=RECONSTRUCT + 1).settled
+
+
 def test_a_file_touched_without_a_change_of_size_is_a_change(tmp_path: Path):
     directory = write_recording(tmp_path, REC, FILES)
     first = look(directory)

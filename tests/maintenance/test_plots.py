@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
+from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
@@ -42,6 +44,41 @@ def test_every_plot_is_a_small_picture_on_white(days: int):
         image = picture(png)
         assert 600 <= image.width <= 800
         assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("wild", [date.min, date(1989, 12, 31), date(2101, 1, 1), date.max])
+def test_days_of_a_wild_clock_are_left_out_and_counted(wild: date):
+    sound = overview(3)
+
+    one, other = (
+        draw_plots(replace(sound, days={**sound.days, wild: DayTotals(number, 1)}))["Recordings per day"]
+        for number in (1, 2)
+    )
+
+    assert picture(one).size == picture(draw_plots(sound)["Recordings per day"]).size
+    assert len({one, other, draw_plots(sound)["Recordings per day"]}) == 3
+
+
+def test_where_every_clock_was_wild_the_plot_says_so():
+    drawn = draw_plots(Overview(days={date.min: DayTotals(1, 1)}))
+
+    assert picture(drawn["Recordings per day"]).height == 120
+    assert drawn["Recordings per day"] != draw_plots(Overview())["Recordings per day"]
+
+
+def test_a_century_of_days_is_drawn_by_year():
+    first = date(1990, 1, 1)
+    days = {first + timedelta(days=day): DayTotals(1, 10**9) for day in range((date(2100, 12, 31) - first).days + 1)}
+
+    drawn = draw_plots(Overview(days=days))["Recordings per day"]
+
+    assert picture(drawn)
+    assert drawn == draw_plots(Overview(days=by_year(days)))["Recordings per day"]
+
+
+def by_year(days: dict[date, DayTotals]) -> dict[date, DayTotals]:
+    counts = Counter(day.year for day in days)
+    return {date(year, 1, 1): DayTotals(number, number * 10**9) for year, number in counts.items()}
 
 
 def test_where_there_is_nothing_a_plot_says_so():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -196,6 +197,45 @@ def test_two_rows_for_one_recording_are_a_problem():
     assert Standing(FIRST, stored=True, marked=True, rows=rows).problems == (
         "registered 2 times, as abababab, cdcdcdcd",
     )
+
+
+def test_a_row_that_was_registered_by_hand_with_any_metadata_ends_nothing(lab: Lab):
+    row = lab.data.ingest(source_dir=written(lab.nas, FIRST)).recording
+    assert row is not None
+    for rec_id, nodes in ((SECOND, 2), (THIRD, [{"name": "green-mantis"}, "green-motor"])):
+        lab.data.register_recording(
+            recording_hash=rec_id.encode().hex()[:64].ljust(64, "0"),
+            start_time=row.start_time,
+            duration=timedelta(minutes=1),
+            participant_ids=[],
+            device_info={},
+            metadata={"manifest_recording_id": rec_id, "nodes": nodes, "nodes_missing": True},
+        )
+
+    rows = {rec_id: one.row for rec_id, one in standings(lab).items() if one.row}
+
+    assert [(row.nodes, row.nodes_missing) for row in rows.values()][1:] == [((), ()), (("green-motor",), ())]
+
+
+def test_a_directory_that_may_not_be_looked_at_is_unknown(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    written(lab.nas, FIRST)
+
+    def refused(*args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(reconciliation.os, "open", refused)
+    monkeypatch.setattr(Path, "is_dir", refused)
+    look = reconciliation._look_at_one(Source("nas", lab.nas), FIRST, lambda: None)
+
+    assert look is not None
+    assert "Permission denied" in look.unread
+
+
+def test_a_directory_changes_when_it_is_filled_whatever_mtimes_the_copy_preserves(lab: Lab):
+    began = time.time()
+    written(lab.nas, FIRST, age_s=86_400)
+
+    assert standings(lab)[FIRST].on_sources[0].changed_at >= began - 1
 
 
 def test_a_second_look_does_not_believe_the_mtimes_that_a_copying_tool_preserves(lab: Lab):

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from ursa_pipelines.orchestration.definitions import INGEST_JOB, build_definitions
+from ursa_pipelines.orchestration.resources import BY_ARRIVAL, TRIGGER
 
 RECORDING = dg.AssetKey("recording")
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -20,13 +21,20 @@ def make_job(config: str) -> dg.JobDefinition:
 
 
 def launch(
-    config: Path, instance: dg.DagsterInstance, *rec_ids: str, run_config: dict[str, Any] | None = None
+    config: Path,
+    instance: dg.DagsterInstance,
+    *rec_ids: str,
+    run_config: dict[str, Any] | None = None,
+    by_arrival: bool = False,
 ) -> dg.ExecuteInProcessResult:
-    """Adds the partitions and runs the job over them, in one run; its result, failed or not."""
+    """Adds the partitions and runs the job over them, in one run, as a person or as the automation launches it.
+
+    Returns the result, failed or not.
+    """
     return make_job(str(config)).execute_in_process(
         instance=instance,
         run_config={**QUIET, **(run_config or {})},
-        tags=_partitions(instance, rec_ids),
+        tags=_partitions(instance, rec_ids) | ({TRIGGER: BY_ARRIVAL} if by_arrival else {}),
         raise_on_error=False,
     )
 

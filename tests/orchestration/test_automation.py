@@ -16,7 +16,7 @@ OLD, FIRST, SECOND = (f"rec_20260520_19562{digit}_b1dd" for digit in "123")
 
 
 class Evaluations:
-    """The condition, evaluated again and again as the automation sensor does, beginning with `OLD` already known."""
+    """The condition, evaluated again and again as the automation sensor does, beginning with `OLD` asked for."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self.instance = instance
@@ -136,8 +136,14 @@ def test_what_arrives_right_after_a_request_is_not_forgotten(condition: Evaluati
     assert condition.evaluate() == set()
 
 
-def test_what_was_there_before_the_first_look_is_left_to_the_operator(condition: Evaluations):
-    assert condition.at_first == set()
+def test_what_arrived_before_the_automation_was_switched_on_is_ingested_once(instance: dg.DagsterInstance):
+    instance.add_dynamic_partitions("recordings", [FIRST, SECOND])
+    for asset, rec_id in (("nas_recording", FIRST), ("nas_recording", SECOND), ("recording", SECOND)):
+        instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=rec_id))
+
+    condition = Evaluations(instance)
+
+    assert condition.at_first == {OLD, FIRST}
     assert condition.evaluate() == set()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -10,12 +11,15 @@ import dagster as dg
 import pytest
 
 from tests.lab import Lab
-from tests.orchestration.launch import launch
+from tests.orchestration.launch import QUIET, launch, make_job
 from tests.recordings_on_disk import write_recording
 from ursa_pipelines.ingest.batch import BatchItem
 from ursa_pipelines.orchestration.backfills import Selection, Wanted, select
-from ursa_pipelines.orchestration.in_process import add_partitions, contiguous, ingest_in_process
+from ursa_pipelines.orchestration.in_process import contiguous, ingest_in_process
+from ursa_pipelines.orchestration.launches import DaemonBackfill, Outcome
+from ursa_pipelines.orchestration.partitions import add_partitions
 from ursa_pipelines.orchestration.states import Mark
+from ursa_pipelines.orchestration.webserver import Webserver
 
 FIRST, SECOND, THIRD, FOURTH = (f"rec_202605{day}_195621_b1dd" for day in ("20", "21", "22", "23"))
 TAGS = {"ursa/trigger": "backfill", "ursa/by": "me@here"}
@@ -143,3 +147,54 @@ def test_names_that_stand_for_nothing_are_told(lab: Lab, instance: dg.DagsterIns
 
     assert selection.rec_ids == [FIRST]
     assert selection.unknown == ("../nas", SECOND, "rec_20261399_000000_abcd")
+
+
+def test_a_recording_in_quarantine_stays_there_although_a_launch_by_hand_failed(lab: Lab, instance: dg.DagsterInstance):
+    write(lab.nas, FIRST)
+    mark(instance, Mark(FIRST, "quarantined", "the clock was wrong"), Mark(FIRST, "failed", "refused"))
+
+    selection = select(lab.data, instance, Wanted(failed=True))
+
+    assert selection.chosen == ()
+    assert [(one.state, one.reason) for one in selection.held] == [("quarantined", "the clock was wrong")]
+
+
+class Daemon(Webserver):
+    """A webserver whose one backfill has the status that stands in its `repository`."""
+
+    def launch_backfill(self, rec_ids: Collection[str], tags: Mapping[str, str], title: str) -> str:
+        return "here"
+
+    def backfill(self, backfill_id: str) -> tuple[str, str]:
+        return self.repository, ""
+
+
+def test_a_run_that_registers_and_ends_while_it_is_looked_at_has_registered(
+    lab: Lab, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+):
+    write(lab.nas, FIRST)
+    followed = DaemonBackfill.launch(instance, Daemon("", "REQUESTED", ""), [FIRST], tags={})
+    real = instance.get_run_records
+    looks: list[dg.RunsFilter] = []
+
+    def run_first(filters: dg.RunsFilter) -> Sequence[dg.RunRecord]:
+        if not looks:
+            looks.append(filters)
+            tags = {"dagster/partition": FIRST, "dagster/backfill": "here"}
+            make_job(str(lab.config)).execute_in_process(instance=instance, run_config=QUIET, tags=tags)
+        return real(filters)
+
+    monkeypatch.setattr(instance, "get_run_records", run_first)
+
+    assert followed.follow(lambda progress: None) == [Outcome(FIRST, "OK", "created")]
+
+
+def test_what_has_been_registered_since_is_done_whoever_did_it(lab: Lab, instance: dg.DagsterInstance):
+    write(lab.nas, FIRST, SECOND)
+    launch(lab.config, instance, SECOND)
+    followed = DaemonBackfill.launch(instance, Daemon("", "FAILED", ""), [FIRST, SECOND], tags={})
+    launch(lab.config, instance, FIRST)
+
+    first, second = followed.follow(lambda progress: None)
+
+    assert (first.status, second.status) == ("OK", "FAIL")

@@ -13,7 +13,7 @@ from ursa_pipelines.orchestration.definitions import build_definitions
 from ursa_pipelines.orchestration.states import Mark, read_histories
 from ursa_pipelines.recordings.inventory import take_inventory
 
-FIRST, SECOND, ABSENT = (f"rec_2026052{day}_195621_b1dd" for day in (0, 1, 2))
+FIRST, SECOND, ABSENT, THIRD = (f"rec_2026052{day}_195621_b1dd" for day in (0, 1, 2, 3))
 
 
 def write(lab: Lab, rec_id: str, source: str = "nas") -> None:
@@ -119,12 +119,14 @@ def test_those_that_failed_and_those_in_quarantine_are_found_but_no_waived_ones(
         Mark(SECOND, "quarantined", "x"),
         Mark(ABSENT, "waived", "x"),
         Mark(ABSENT, "failed", "x"),
+        Mark(THIRD, "quarantined", "x"),
+        Mark(THIRD, "failed", "x"),
     ):
         instance.report_runless_asset_event(mark.observation())
 
     assert held(instance, failed=True, quarantined=False) == [FIRST]
-    assert held(instance, failed=False, quarantined=True) == [SECOND]
-    assert held(instance, failed=True, quarantined=True) == [FIRST, SECOND]
+    assert held(instance, failed=False, quarantined=True) == [SECOND, THIRD]
+    assert held(instance, failed=True, quarantined=True) == [FIRST, SECOND, THIRD]
 
 
 def test_the_record_tells_runs_and_the_catalog_once_each(lab: Lab, instance: dg.DagsterInstance):

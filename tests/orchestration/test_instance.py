@@ -9,8 +9,11 @@ import dagster as dg
 import pytest
 import yaml
 
+from ursa_pipelines.errors import ProfileInvalid
 from ursa_pipelines.orchestration import instance as instances
 from ursa_pipelines.orchestration.instance import dagster_home, open_instance
+from ursa_pipelines.orchestration.resources import require_profile
+from ursa_pipelines.profiles import load_profile
 
 SHIPPED = Path(instances.__file__).with_name("dagster.yaml")
 IN_REPOSITORY = Path(__file__).parents[2] / "dagster.yaml"
@@ -86,3 +89,47 @@ def test_a_pool_that_nobody_has_set_has_the_limit_of_the_settings(home: Path):
     environment = {**os.environ, "DAGSTER_HOME": str(home)}
     told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert '"upload": 0 / 2 slots occupied' in told
+
+
+def test_reading_leaves_an_instance_to_whoever_first_writes_there(home: Path):
+    with open_instance(load_profile("r2")):
+        assert not (home / "ursa_profile").exists()
+
+    with open_instance(load_profile("local")) as instance:
+        require_profile(instance, load_profile("local"))
+
+    with pytest.raises(ProfileInvalid, match="serves the profile 'local', not 'r2'"), open_instance(load_profile("r2")):
+        pass
+
+
+def test_a_profile_of_the_same_name_with_other_buckets_is_another_one(home: Path, tmp_path: Path):
+    other = tmp_path / "other.yaml"
+    other.write_text("buckets: {raw: raw-of-others, assets: assets-of-others}\n")
+    with open_instance(load_profile("local")) as instance:
+        require_profile(instance, load_profile("local"))
+
+        with pytest.raises(ProfileInvalid, match="raw-of-others"):
+            require_profile(instance, load_profile("local", other))
+
+    with pytest.raises(ProfileInvalid, match="raw-of-others"), open_instance(load_profile("local", other)):
+        pass
+
+
+def test_the_name_that_an_older_version_left_is_completed_by_the_next_write(home: Path):
+    local = load_profile("local")
+    home.mkdir(parents=True)
+    (home / "ursa_profile").write_text("local\n")
+
+    with open_instance(local) as instance:
+        assert (home / "ursa_profile").read_text() == "local\n"
+        require_profile(instance, local)
+
+    stamped = (home / "ursa_profile").read_text().split()
+    assert stamped == ["local", local.buckets.raw, local.buckets.assets]
+
+
+def test_a_dagster_home_that_is_no_directory_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "nowhere"))
+
+    with pytest.raises(ProfileInvalid, match=r"nowhere.*DAGSTER_HOME"), open_instance("local"):
+        pass

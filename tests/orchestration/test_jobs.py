@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,16 @@ def files_of(rec_id: str) -> dict[str, bytes]:
 
 
 def run(
-    lab: Lab, instance: dg.DagsterInstance, job: str, op: str, config: dict[str, Any], partition: str | None = None
+    lab: Lab,
+    instance: dg.DagsterInstance,
+    job: str,
+    op: str,
+    config: dict[str, Any],
+    partition: str | None = None,
+    known: Sequence[str] = (FIRST, SECOND, THIRD),
 ) -> dg.ExecuteInProcessResult:
     """Runs a job, over a partition or by its config alone."""
-    instance.add_dynamic_partitions("recordings", [FIRST, SECOND, THIRD])
+    instance.add_dynamic_partitions("recordings", known)
     return (
         build_definitions(None, lab.config)
         .resolve_job_def(job)
@@ -111,6 +118,18 @@ def test_register_only_looks_at_no_source_and_makes_no_manifest(lab: Lab, instan
         "ManifestNotFound",
         "SourceNotFound",
     ]
+
+
+def test_register_only_adds_the_partitions_of_what_it_registered(
+    lab: Lab, instance: dg.DagsterInstance, tmp_path: Path
+):
+    for rec_id in (FIRST, SECOND):
+        upload_as_rig(lab, write_recording(tmp_path, rec_id, files_of(rec_id)))
+
+    chosen = {"recordings": [SECOND, THIRD, "../x", FIRST]}
+    run(lab, instance, "register_only", "register_from_bucket", chosen, known=())
+
+    assert instance.get_dynamic_partitions("recordings") == [FIRST, SECOND]
 
 
 @pytest.mark.parametrize("job", ["register_only", "verify"])

@@ -53,7 +53,7 @@ def after(mark: Mark, attempts: int = 1) -> History:
         (NEW, after(replace(DAMAGED, fingerprint="")), "quarantined", "quarantine", "the digest is wrong"),
         (NEW, after(replace(DAMAGED, fingerprint="", at=499.0)), "failed", "arrive", "changed since"),
         (Standing(REC, unknown_on=("usb",)), after(DAMAGED), "failed", "", "usb cannot be read"),
-        (NEW, after(Mark(REC, "quarantined", "damaged", at=9.0)), "quarantined", "", "damaged"),
+        (NEW, History(REC, quarantined=Mark(REC, "quarantined", "damaged")), "quarantined", "", "damaged"),
         (NEW, after(Mark(REC, "retried", at=9.0)), "waiting", "arrive", "retry asked for"),
         (NEW, after(Mark(REC, "waiting", "the upload was interrupted")), "waiting", "arrive", "interrupted"),
         (NEW, History(REC, waived=Mark(REC, "waived", "a test")), "waived", "", "a test"),
@@ -80,9 +80,17 @@ def test_a_run_that_died_without_a_word_is_a_failure_to_try_again():
 
     assert (outlook.state, outlook.due, outlook.attempts, outlook.retryable) == ("failed", "arrive", 1, True)
     assert outlook.is_untold
-    told = after(Mark(REC, "failed", outlook.reason, retryable=True, at=9.0), 2)
-    assert look_ahead(NEW, told, RED).is_untold
-    assert look_ahead(NEW, replace(told, attempts=4), RED).due == "quarantine"
+
+
+@pytest.mark.parametrize("kind", ["retried", "waiting", "failed"])
+def test_a_run_that_died_after_the_last_mark_is_counted_until_it_is_set_aside(kind):
+    marked = after(Mark(REC, kind, retryable=True, at=9.0), 2)
+
+    died = look_ahead(NEW, marked, RED, run_began=10.0)
+    assert (died.state, died.due, died.attempts, died.is_untold) == ("failed", "arrive", 3, True)
+    assert look_ahead(NEW, replace(marked, attempts=3), RED, run_began=10.0).due == "quarantine"
+    assert not look_ahead(NEW, marked, RED, run_began=8.0).is_untold
+    assert not look_ahead(NEW, marked, run_began=10.0).is_untold
 
 
 def test_what_waited_in_a_run_that_failed_for_others_has_not_failed():
@@ -91,12 +99,17 @@ def test_what_waited_in_a_run_that_failed_for_others_has_not_failed():
     assert look_ahead(NEW, waited, RED).state == "waiting"
 
 
-@pytest.mark.parametrize("kind", ["failed", "quarantined"])
-def test_an_ingest_by_hand_overtakes_what_failed_before_it(kind):
-    mark = replace(DAMAGED, kind=kind, at=999.0)
+def test_an_ingest_by_hand_overtakes_what_failed_before_it():
+    assert look_ahead(DONE, after(replace(DAMAGED, at=999.0))).state == "registered"
+    assert look_ahead(DONE, after(replace(DAMAGED, at=1_001.0))).state == "quarantined"
 
-    assert look_ahead(DONE, after(mark)).state == "registered"
-    assert look_ahead(DONE, after(replace(mark, at=1_001.0))).state == "quarantined"
+
+def test_no_row_and_no_later_failure_lifts_a_quarantine():
+    withdrawn = Mark(REC, "quarantined", "withdrawn", by="someone@desk", at=999.0)
+
+    for last in (withdrawn, PASSING):
+        outlook = look_ahead(DONE, History(REC, last=last, quarantined=withdrawn))
+        assert (outlook.state, outlook.due, outlook.reason) == ("quarantined", "", "withdrawn")
 
 
 def test_what_was_registered_while_the_catalog_was_read_is_registered():

@@ -38,12 +38,10 @@ class Night:
 
     def tick(self, sensor: str) -> dg.SensorResult:
         """A tick of a sensor, and what the daemon does with its result."""
-        context = dg.build_sensor_context(
-            instance=self.instance,
-            cursor=self.cursors.get(sensor),
-            resources={"ursa": UrsaResource(config_path=str(self.config))},
-        )
-        result = self.definitions.resolve_sensor_def(sensor)(context)
+        resources = {"ursa": UrsaResource(config_path=str(self.config))}
+        cursor = self.cursors.get(sensor)
+        with dg.build_sensor_context(instance=self.instance, cursor=cursor, resources=resources) as context:
+            result = self.definitions.resolve_sensor_def(sensor)(context)
         assert isinstance(result, dg.SensorResult)
         self.cursors[sensor] = result.cursor
         for request in result.dynamic_partitions_requests or ():

@@ -258,6 +258,37 @@ def test_a_recording_is_not_reported_while_an_ingest_of_it_runs(
     assert reported(look(lab, instance, config, waiting)) == [FIRST]
 
 
+def test_what_a_killed_ingest_left_in_the_bucket_is_no_arrival(
+    lab: Lab, instance: dg.DagsterInstance, config: Path, tmp_path: Path
+):
+    directory = write_recording(lab.usb, FIRST, FILES)
+    tick(lab, instance, config=config, name="usb_sensor")
+    upload_as_rig(lab, directory, except_for="manifest.json")
+    directory.rename(tmp_path / FIRST)
+    make_hasty(config)
+
+    waiting = look(lab, instance, config)
+    lab.raw.create(f"recordings/{FIRST}/manifest.json", (tmp_path / FIRST / "manifest.json").read_bytes())
+
+    assert reported(waiting) == []
+    assert f"{FIRST}: was seen on usb; its upload has not been finished" in told(waiting)
+    assert reported(look(lab, instance, config, later(waiting, 90_000))) == [FIRST]
+
+
+def test_no_more_than_fit_among_the_waiting_are_put_off(
+    lab: Lab, instance: dg.DagsterInstance, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("ursa_pipelines.orchestration.sensors.rounds.WAITING_AT_MOST", 1)
+    for rec_id in (FIRST, SECOND):
+        upload_as_rig(lab, write_recording(tmp_path, rec_id, FILES))
+        instance.report_runless_asset_event(Mark(rec_id, "failed", "the line broke", retryable=True).observation())
+
+    waiting = look(lab, instance, config)
+
+    assert reported(waiting) == []
+    assert list(cursor_of(waiting)["waiting"]) == [FIRST]
+
+
 def test_what_a_failed_ingest_left_in_the_bucket_is_no_arrival(
     lab: Lab, instance: dg.DagsterInstance, config: Path, tmp_path: Path
 ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ import yaml
 from tests.lab import Lab
 from tests.orchestration.launch import RECORDING, launch, values
 from tests.recordings_on_disk import manifest_of, set_age, write_recording
+from ursa_pipelines.errors import SourceUnavailable
+from ursa_pipelines.maintenance.reconciliation import look_again
 from ursa_pipelines.objects.keys import raw_key
+from ursa_pipelines.orchestration import rearrivals
 from ursa_pipelines.orchestration import reconciliation as module
 from ursa_pipelines.orchestration.definitions import build_definitions
 from ursa_pipelines.orchestration.reconciliation import NIGHTLY_JOB, nightly_schedule, reconciliation
@@ -78,6 +81,16 @@ class Desk:
 
     def mark(self, mark: Mark) -> None:
         self.instance.report_runless_asset_event(mark.observation())
+
+    def run_that_dies(self, rec_id: str) -> None:
+        """As run monitoring leaves one that was killed."""
+        run = self.instance.create_run_for_job(
+            self.definitions.resolve_job_def("ingest"),
+            tags={"dagster/partition": rec_id},
+            asset_selection={RECORDING},
+            status=dg.DagsterRunStatus.STARTED,
+        )
+        self.instance.report_run_failed(run)
 
 
 @pytest.fixture
@@ -147,7 +160,6 @@ def test_a_run_may_only_look(desk: Desk, lab: Lab):
     written(lab.nas, FIRST)
     written(lab.nas, SECOND)
     desk.mark(Mark(SECOND, "failed", "the digest is wrong"))
-    set_age(lab.nas / SECOND, 3600)
 
     told = desk.found(only_look=True)
 
@@ -228,20 +240,96 @@ def test_a_recording_in_a_run_is_left_to_it(desk: Desk, lab: Lab):
 def test_a_run_that_died_is_tried_again_and_counted(desk: Desk, lab: Lab):
     written(lab.nas, FIRST)
     desk.instance.add_dynamic_partitions("recordings", [FIRST])
-    run = desk.instance.create_run_for_job(
-        desk.definitions.resolve_job_def("ingest"),
-        tags={"dagster/partition": FIRST},
-        asset_selection={RECORDING},
-        status=dg.DagsterRunStatus.STARTED,
-    )
     desk.asked_for()
-    desk.instance.report_run_failed(run)
+    desk.run_that_dies(FIRST)
 
     told = desk.found()
 
     assert (told["failed"], told["arrivals"]) == (1, 1)
     assert read_histories(desk.instance)[FIRST].attempts == 1
     assert desk.asked_for() == {FIRST}
+
+
+def test_a_run_that_dies_again_and_again_is_set_aside(desk: Desk, lab: Lab):
+    written(lab.nas, FIRST)
+    desk.instance.add_dynamic_partitions("recordings", [FIRST])
+    desk.mark(Mark(FIRST, "retried"))
+    attempts = []
+    for _ in range(4):
+        desk.run_that_dies(FIRST)
+        told = desk.found()
+        attempts.append(read_histories(desk.instance)[FIRST].attempts)
+
+    assert attempts == [1, 2, 3, 3]
+    assert (told["arrivals"], told["quarantined_now"]) == (0, 1)
+
+
+def test_what_became_of_a_recording_while_the_sources_were_read_counts(
+    desk: Desk, lab: Lab, monkeypatch: pytest.MonkeyPatch
+):
+    for rec_id in (FIRST, SECOND):
+        written(lab.nas, rec_id)
+    desk.mark(Mark(SECOND, "failed", "the digest is wrong"))
+    read = module.reconcile
+
+    def slowly(*args: Any):
+        found = read(*args)
+
+        def standings():
+            yield from list(found.standings)
+            desk.mark(Mark(FIRST, "quarantined", "withdrawn", by="someone@desk"))
+            launch(lab.config, desk.instance, SECOND)
+
+        return replace(found, standings=standings())
+
+    monkeypatch.setattr(module, "reconcile", slowly)
+    told = desk.found()
+
+    assert (told["arrivals"], told["quarantined_now"]) == (0, 0)
+    assert desk.arrivals("nas_recording", FIRST) == []
+    assert not read_histories(desk.instance)[SECOND].is_held
+
+
+def test_a_source_that_hangs_is_waited_for_once(desk: Desk, lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    for rec_id in (FIRST, SECOND, THIRD):
+        written(lab.nas, rec_id)
+    written(lab.usb, FOURTH)
+    asked = []
+
+    def hanging(context: Any, source: Any, place: Any, rec_id: str, **periods: float):
+        asked.append(rec_id)
+        if source.name == "nas":
+            raise SourceUnavailable("it gave nothing for 60 s", recording=rec_id, place=source.name)
+        return look_again(context, source, place, rec_id, **periods)
+
+    monkeypatch.setattr(rearrivals, "look_again", hanging)
+    told = desk.found()
+
+    assert asked == [FIRST, FOURTH]
+    assert told["arrivals"] == 1
+    assert THIRD in told["attention"][THIRD]["reason"]
+    assert "gave nothing" in told["attention"][THIRD]["reason"]
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_an_upload_that_broke_off_when_the_drive_was_pulled_is_not_taken_for_the_recording(
+    lab: Lab, instance: dg.DagsterInstance, is_whole: bool
+):
+    profile = yaml.safe_load(lab.config.read_text())
+    profile["settings"] |= {"quiet_period": 0, "reconstruct_after_bucket": 0}
+    lab.config.write_text(yaml.safe_dump(profile))
+    desk = Desk(lab, instance)
+    instance.report_runless_asset_event(dg.AssetMaterialization("usb_recording", partition=FIRST))
+    files = {path: path.encode() for path in PATHS}
+    lab.raw.create(raw_key(FIRST, PATHS[1]), files[PATHS[1]])
+    if is_whole:
+        lab.raw.create(raw_key(FIRST, PATHS[0]), files[PATHS[0]])
+        lab.raw.create(raw_key(FIRST, "manifest.json"), json.dumps(manifest_of(FIRST, files)).encode())
+
+    told = desk.found()
+
+    assert len(desk.arrivals("r2_recording", FIRST)) == told["arrivals"] == is_whole
+    assert is_whole or "was seen on usb" in told["attention"][FIRST]["reason"]
 
 
 def test_a_recording_that_may_still_be_copied_waits(desk: Desk, lab: Lab):

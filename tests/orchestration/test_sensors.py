@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from tests.lab import Lab
-from tests.orchestration.ticks import arrivals, cursor_of, later, patient, quarantined, tick, told
+from tests.orchestration.ticks import after_a_pause, arrivals, cursor_of, later, patient, quarantined, tick, told
 from tests.recordings_on_disk import set_age, write_recording
 from tests.snapshot import snapshot
 from ursa_pipelines.errors import ProfileInvalid, SourceUnavailable
@@ -292,9 +292,45 @@ def test_what_waits_too_long_is_quarantined_once_and_named(lab: Lab, instance: d
     assert list(quarantined(result)) == [FIRST]
     assert "24 h after it was found: session.lock is present" in reason
     assert "`ursa retry`" in reason
-    assert instance.get_dynamic_partitions("recordings") == [FIRST]
+    assert instance.get_dynamic_partitions("recordings") == [], "a new partition would be launched at once"
     assert f"{FIRST}: quarantined now" in told(result)
     assert f"{FIRST}: quarantined: it does not settle" in told(after)
+
+
+def test_what_this_tick_did_not_look_at_is_not_quarantined(lab: Lab, instance: dg.DagsterInstance):
+    write_recording(lab.nas, FIRST, {**FILES, "session.lock": b""})
+    waiting = tick(lab, instance)
+    write_recording(lab.nas, SECOND, FILES)
+    hurried = nas_sensor("nas", load_profile(None, lab.config), tick_seconds=0)
+
+    result = tick(lab, instance, later(waiting, 90_000), sensor=hurried)
+
+    assert list(arrivals(result)) == [SECOND]
+    assert quarantined(result) == {}
+    assert list(quarantined(tick(lab, instance, result))) == [FIRST]
+
+
+def test_what_nobody_looked_at_for_days_is_not_quarantined(lab: Lab, instance: dg.DagsterInstance):
+    write_recording(lab.nas, FIRST, {**FILES, "session.lock": b""})
+    waiting = tick(lab, instance)
+
+    result = tick(lab, instance, after_a_pause(waiting, 2 * 86_400))
+
+    assert quarantined(result) == {}
+    assert list(quarantined(tick(lab, instance, later(result, 90_000)))) == [FIRST]
+
+
+def test_those_that_wait_get_their_turn_however_many_are_new(
+    lab: Lab, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("ursa_pipelines.orchestration.sensors.rounds.WAITING_AT_MOST", 1)
+    monkeypatch.setattr("ursa_pipelines.orchestration.sensors.rounds.ARRIVALS_PER_TICK", 2)
+    write_recording(lab.nas, THIRD, FILES, manifest=False)
+    waiting = tick(lab, instance)
+    for number in range(4):
+        write_recording(lab.nas, f"rec_20260519_1956{number:02}_b1dd", FILES)
+
+    assert THIRD in arrivals(tick(lab, instance, later(waiting, 3600)))
 
 
 def test_a_copy_that_gets_on_is_not_quarantined(lab: Lab, instance: dg.DagsterInstance):

@@ -26,12 +26,12 @@ def tick(
     """One tick with the cursor that the one before left; does what the daemon does with what it asks for."""
     config = config or lab.config
     sensor = sensor or build_definitions(None, config).resolve_sensor_def(name)
-    context = dg.build_sensor_context(
+    with dg.build_sensor_context(
         instance=instance,
         cursor=after.cursor if after else None,
         resources={"ursa": UrsaResource(config_path=str(config))},
-    )
-    result = sensor(context)
+    ) as context:
+        result = sensor(context)
     assert isinstance(result, dg.SensorResult)
     assert not result.run_requests
     for event in result.asset_events:
@@ -70,11 +70,19 @@ def cursor_of(result: dg.SensorResult) -> dict[str, Any]:
 
 
 def later(result: dg.SensorResult, seconds: float) -> dg.SensorResult:
-    """The tick as if it and those before had been so many seconds earlier."""
+    """The tick as if everything waited for so many seconds more, and was looked at all the while."""
+    return _earlier(result, seconds, "since", "first_seen")
+
+
+def after_a_pause(result: dg.SensorResult, seconds: float) -> dg.SensorResult:
+    """The tick as if it and those before had been so many seconds earlier, and none since."""
+    return _earlier(result, seconds, "since", "first_seen", "looked_at")
+
+
+def _earlier(result: dg.SensorResult, seconds: float, *times: str) -> dg.SensorResult:
     cursor = cursor_of(result)
     for one in cursor["waiting"].values():
-        one["since"] -= seconds
-        one["first_seen"] -= seconds
+        one.update({time: one[time] - seconds for time in times})
     return result._replace(cursor=json.dumps(cursor))
 
 

@@ -52,7 +52,8 @@ class Catalog:
         return found[0]
 
     def entry_of_rec_id(self, rec_id: str) -> Entry | None:
-        """The entry of the recording that owns this rec_id, or None: two requests."""
+        """The entry of the recording that owns this rec_id, or None: two requests. Raises `RecordingIdInvalid`."""
+        parse_rec_id(rec_id)
         recording_hash = read_claim(self.assets, self.prefix, rec_id)
         found = read_entry(self.assets, self.prefix, recording_hash) if recording_hash else None
         # A claim that lost the race for its content names the entry of the recording that won it.

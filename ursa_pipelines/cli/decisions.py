@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ursa_pipelines.cli.operations import DEFAULT_URL, Named, Url
+from ursa_pipelines.cli.operations import Named, Url, url_or_default
 from ursa_pipelines.cli.options import EXIT_FAILED, AsJson, Config, Profile, Yes, confirm, open_data
 from ursa_pipelines.cli.printing import line, print_json, show_table
 
@@ -35,7 +35,7 @@ def retry(
     quarantined: Annotated[bool, typer.Option("--quarantined", help="All in quarantine.")] = False,
     profile: Profile = None,
     config: Config = None,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
@@ -46,14 +46,14 @@ def retry(
     if not (rec_ids or failed or quarantined):
         raise typer.BadParameter("name recordings, or say --failed or --quarantined")
     data = open_data(profile, config)
-    with open_instance(data.profile.name) as instance:
+    with open_instance(data.profile) as instance:
         found = decisions.held(instance, failed=failed, quarantined=quarantined) if failed or quarantined else []
         chosen = list(dict.fromkeys([*(rec_ids or ()), *found]))
         decided: list[Decided] = []
         if chosen:
             confirm(data, f"Have {_counted(chosen)} tried again?", yes)
             decided = decisions.retry(data, instance, chosen)
-        taken_up = _who_takes_up(url, instance, data)
+        taken_up = _who_takes_up(url_or_default(url), instance, data)
     if as_json:
         print_json({"recordings": [asdict(one) for one in decided], "next": taken_up})
     else:
@@ -100,7 +100,7 @@ def history(
     from ursa_pipelines.orchestration.instance import open_instance
 
     data = open_data(profile, config)
-    with open_instance(data.profile.name) as instance:
+    with open_instance(data.profile) as instance:
         happened = audit(data, instance, rec_id)
     if as_json:
         print_json([asdict(one) for one in happened])
@@ -131,7 +131,7 @@ def _decide(
         raise typer.BadParameter(str(error), param_hint="--reason") from None
     chosen = list(dict.fromkeys(rec_ids))
     data = open_data(profile, config)
-    with open_instance(data.profile.name) as instance:
+    with open_instance(data.profile) as instance:
         confirm(data, f"Mark {_counted(chosen)} as {kind}?", yes)
         decided = decisions.decide(data, instance, chosen, kind, reason)
     if as_json:

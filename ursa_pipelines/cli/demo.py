@@ -35,7 +35,7 @@ def run_demo() -> None:
     console.print(f"{len(made)} demo recordings, below {nas.parent} and in the bucket {data.profile.buckets.raw}:")
     for one in made:
         console.print(f"  {one.rec_id}  {one.case}", highlight=False)
-    with console.status("Running the Dagster job"), open_instance("local") as instance:
+    with console.status("Running the Dagster job"), open_instance(data.profile) as instance:
         rec_ids = [one.rec_id for one in made]
         items = ingest_in_process(instance, "local", None, rec_ids, tags={"ursa/trigger": "demo"})
     console.print()

@@ -27,7 +27,7 @@ def run_dev(profile: str, port: int) -> int:
     _require_free(port)
     data = DataInterface(profile)
     home = dagster_home().absolute()
-    require_profile_of_home(home, data.profile.name)
+    require_profile_of_home(home, data.profile)
     if data.profile.family == "local":
         ensure_local_sources(data.sources)
         prefix = data.catalog.prefix

@@ -200,7 +200,8 @@ def report(
     from ursa_pipelines.cli.report import run_report
 
     told = run_report(open_data(profile, config), out)
-    typer.echo(f"{out}: {told.overview.recordings:,} recordings; {told.attention or 'nothing needs attention'}")
+    known = "; ".join(one for one in (told.attention, told.no_operations) if one)
+    typer.echo(f"{out}: {told.overview.recordings:,} recordings; {known or 'nothing needs attention'}")
 
 
 @app.command()

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -28,9 +29,36 @@ app = typer.Typer(help="Attached to `ursa`.")
 _SHOWN = 50
 
 Named = Annotated[list[str] | None, typer.Argument(metavar="[REC_ID]...", help="Recordings by id.")]
-Url = Annotated[str, typer.Option("--url", help="Where the Dagster webserver of this profile is, if one runs.")]
-
 DEFAULT_URL = "http://127.0.0.1:3000"
+
+
+def _require_url(given: str | None) -> str | None:
+    if given is None:
+        return None
+    try:
+        parts = urlsplit(given)
+        is_url = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url:
+        raise typer.BadParameter(f"{given!r} is no URL; write it as {DEFAULT_URL}")
+    return given
+
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        callback=_require_url,
+        show_default=DEFAULT_URL,
+        help="Where the Dagster webserver of this profile is, if one runs.",
+    ),
+]
+
+
+def url_or_default(url: str | None) -> str:
+    """Where to look for the webserver."""
+    return url or DEFAULT_URL
 
 
 @app.command()
@@ -45,7 +73,7 @@ def backfill(
     ] = False,
     profile: Profile = None,
     config: Config = None,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     in_process: Annotated[
         bool, typer.Option("--in-process", help="Do it here, whatever runs; the runs are in the UI all the same.")
     ] = False,
@@ -56,8 +84,9 @@ def backfill(
 ) -> None:
     """Ingest recordings again or for the first time: through the running Dagster, or here if none runs.
 
-    Quarantined and waived recordings are passed by unless they are named.
+    Quarantined and waived recordings are passed by unless they are named. A Dagster named with --url must answer.
     """
+    from ursa_pipelines.errors import ProfileInvalid
     from ursa_pipelines.orchestration.backfills import Wanted, select
     from ursa_pipelines.orchestration.instance import open_instance
     from ursa_pipelines.orchestration.webserver import find_webserver
@@ -68,17 +97,21 @@ def backfill(
     if in_process and no_wait:
         raise typer.BadParameter("--no-wait needs a running Dagster, and --in-process does without")
     data = open_data(profile, config)
-    with open_instance(data.profile.name) as instance:
-        webserver = None if in_process else find_webserver(url, instance, data.profile)
+    with open_instance(data.profile) as instance:
+        webserver = None if in_process else find_webserver(url_or_default(url), instance, data.profile)
+        if url and not webserver and not in_process:
+            remedy = "Start it, name the right URL, or say --in-process to do without."
+            raise ProfileInvalid("no Dagster answers there", place=url, remedy=remedy)
         if no_wait and webserver is None:
-            raise typer.BadParameter(f"no Dagster answers at {url}, so --no-wait would do nothing")
+            raise typer.BadParameter(f"no Dagster answers at {DEFAULT_URL}, so --no-wait would do nothing")
         selection = select(data, instance, wanted)
         if not as_json:
             _show_selection(selection)
         launched: DaemonBackfill | None = None
         outcomes: list[Outcome] = []
         if selection.chosen and not dry_run:
-            where = f"through the Dagster at {webserver.url}" if webserver else "in this process"
+            where = f"through Dagster at {webserver.url}" if webserver else "in this process"
+            typer.echo(f"It runs {where}.", err=as_json)
             question = f"Ingest {len(selection.chosen):,} recordings into {data.profile.buckets.raw}, {where}?"
             confirm(data, question, yes)
             if webserver:
@@ -101,7 +134,9 @@ def _launch(
     data: DataInterface, instance: dg.DagsterInstance, webserver: Webserver, rec_ids: Sequence[str]
 ) -> DaemonBackfill:
     from ursa_pipelines.orchestration.launches import DaemonBackfill, tags_of
+    from ursa_pipelines.orchestration.resources import require_profile
 
+    require_profile(instance, data.profile)
     return DaemonBackfill.launch(instance, webserver, rec_ids, tags=tags_of("backfill", data.writer.by))
 
 

@@ -25,7 +25,7 @@ def run_report(data: DataInterface, out: Path) -> Report:
     ages: list[float] | None = None
     operations: Operations | None = None
     arrivals: Mapping[str, datetime] = {}
-    with instance_of(data.profile.name) as (instance, why_not):
+    with instance_of(data.profile) as (instance, why_not):
         if instance is not None:
             operations, backlog = read_operations(instance, catalog)
             arrivals = last_arrivals(instance, [source.name for source in data.sources])

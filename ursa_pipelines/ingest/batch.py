@@ -47,7 +47,7 @@ from ursa_pipelines.ingest.register import IngestResult, register
 from ursa_pipelines.ingest.upload import Uploaded, upload
 from ursa_pipelines.objects.reading import DaemonExecutor
 
-State = Literal["going", "planned", "waiting", "failed", "registered"]
+State = Literal["going", "planned", "held", "waiting", "failed", "registered"]
 StepName = Literal["discover", "hash", "reconstruct_manifest", "upload", "register"]
 
 STEPS: tuple[StepName, ...] = ("discover", "hash", "reconstruct_manifest", "upload", "register")
@@ -155,7 +155,8 @@ class _Work:
 @dataclass
 class Batch:
     """Runs the steps. `directories_of(rec_id)` are a recording's directories, halves or copies, taken one after
-    another; where there are none, the bucket's copy is registered, with a manifest made for it if `may_reconstruct`.
+    another; where there are none, the bucket's copy is registered, with a manifest made for it if there is none.
+    `allow(discovery)` may refuse a directory, and `allow_reconstruction(rec_id)` that manifest, by raising.
     An interrupt of the calling thread, such as Ctrl-C or a run that is cancelled, stops all work between two chunks.
     `on_progress` and `on_registered` are called from several threads.
     """
@@ -164,7 +165,8 @@ class Batch:
     directories_of: Callable[[str], Sequence[Path]]
     overwrite: bool = False
     allow_partial: bool = False
-    may_reconstruct: bool = True
+    allow: Callable[[Discovery], None] = lambda discovery: None
+    allow_reconstruction: Callable[[str], None] = lambda rec_id: None
     on_progress: Callable[[str, UploadProgress], None] | None = None
     on_registered: Callable[[BatchItem], None] | None = None
     _works: dict[str, list[_Work]] = field(default_factory=dict)
@@ -225,7 +227,12 @@ class Batch:
             self._done.pop(item.rec_id, None)
         described = replace(described, seconds=item.seconds + time.monotonic() - began)
         if described.state == "registered" and self.on_registered is not None:
-            self.on_registered(described)
+            try:
+                self.on_registered(described)
+            except Exception:  # noqa: BLE001 - nor must one that cannot be told of
+                logger.exception("unforeseen failure", extra={"recording": item.rec_id})
+                reason = f"{item.rec_id}: its rows are written, but the one who asked for it could not be told."
+                return replace(described, state="failed", reason=reason, error_type="NotTold", retryable=True)
         return described
 
     def _patiently(self, step: Callable[[], None]) -> None:
@@ -255,7 +262,10 @@ class Batch:
             for path, file in work.discovery.inventory.files.items()
             if path not in work.discovery.stored.objects
         }
-        entry = self.context.catalog.entry_of_rec_id(rec_id)
+        try:
+            entry = self.context.catalog.entry_of_rec_id(rec_id)
+        except UrsaError as error:
+            return ended_by(error, item)
         outcome = f"would send {len(sizes):,} files, {sum(sizes.values()):,} bytes" if sizes else "would send nothing"
         return replace(
             item,
@@ -268,7 +278,7 @@ class Batch:
         watch = Watch(self.on_progress and partial(self.on_progress, rec_id), self._interrupted.is_set)
         watch.check_stop()
         if name == "discover":
-            directories = self.context.reading(rec_id, "sources", lambda: self.directories_of(rec_id))
+            directories = self.directories_of(rec_id)
             self._works[rec_id] = [_Work(directory) for directory in directories] or [_Work(None)]
         for index, work in enumerate(self._works[rec_id]):
             if name == "discover":
@@ -289,13 +299,14 @@ class Batch:
     def _discover(self, rec_id: str, work: _Work) -> Discovery:
         if work.directory is None:
             return discover_in_bucket(self.context, rec_id)
-        return discover(self.context, work.directory, allow_partial=self.allow_partial)
+        discovery = discover(self.context, work.directory, allow_partial=self.allow_partial)
+        self.context.reading(rec_id, str(work.directory), partial(self.allow, discovery))
+        return discovery
 
     def _complete(self, rec_id: str, work: _Work, watch: Watch) -> Recording:
         discovery = _given(work.discovery)
         if discovery.inventory is None and discovery.merged is None:
-            if not self.may_reconstruct:
-                require_manifest(discovery)
+            self.allow_reconstruction(rec_id)
             require_quiet_in_bucket(self.context, discovery.stored)
             reconstruct_in_bucket(self.context, rec_id, watch)
             found = discover_in_bucket(self.context, rec_id)

@@ -58,7 +58,8 @@ class BucketWatch:
     ) -> Arrival | None:
         """What is to be said of a recording at `now` (seconds since 1970 UTC), or None if nothing is.
 
-        `version` is the fingerprint with which it was reported last, `row` its row, each None if there is none.
+        `version` is the fingerprint with which it was reported last, `row` its row, each None if there is none. What
+        has settled without being complete tells in `reason` what it lacks.
         """
         objects = list_recording(self.raw, rec_id)
         fingerprint = _fingerprint(objects)
@@ -100,7 +101,8 @@ class BucketWatch:
             return Verdict(False, f"{why}, quiet for {quiet:.0f} of {wait:.0f} s")
         if (merged is None or missing) and self._is_being_sent(stored.rec_id):
             return Verdict(False, f"{why}, and a file is being sent in parts or was left so")
-        return Verdict(True)
+        is_complete = merged is not None and not missing and not unlisted
+        return Verdict(True, "" if is_complete else why)
 
     def _is_being_sent(self, rec_id: str) -> bool:
         try:

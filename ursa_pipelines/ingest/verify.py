@@ -6,6 +6,7 @@ that finds nothing wrong may raise the verification level in the row: bookkeepin
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ from ursa_pipelines.objects.store import ObjectInfo
 from ursa_pipelines.objects.stored import StoredRecording, list_recording, read_stored
 from ursa_pipelines.recordings.identity import UNKNOWN_PARTICIPANT, derive_recording_hash
 from ursa_pipelines.recordings.layout import split_worker, worker_of
-from ursa_pipelines.recordings.merge import MergedManifest, merge_manifests
+from ursa_pipelines.recordings.merge import MergedFile, MergedManifest, merge_manifests
+
+logger = logging.getLogger("ursa.register.orchestrator")
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,9 @@ class Verification:
     """What was found; no `problems` means that all agree.
 
     `object_problems` are those of the objects beside the manifests, `row_problems` those of the rows beside both.
-    `level` says what the bytes were compared by: `sha256` only if each of them was read and something attests it.
-    `participants` is how many the row names, `nodes` whose files are there. `recorded` says whether this call has
-    raised the level in the row.
+    `level` says what the bytes were compared by: `sha256` only if all are there in their sizes, each was read, and
+    something attests it. `participants` is how many the row names, `nodes` whose files are there. `recorded` says
+    whether this call has raised the level in the row.
     """
 
     rec_id: str
@@ -63,7 +66,7 @@ def verify(
 
     With `record` a deep look without problems raises the row's level to `sha256` in one compare-and-swap; a row that
     says so already, or has got further files meanwhile, stays. Raises `CatalogRowNotFound` if the recording is not
-    registered, and `UploadInterrupted` on a stop.
+    registered, `RecordingIdInvalid` if this is no id, and `UploadInterrupted` on a stop.
     """
     entry = context.catalog.entry_of_rec_id(rec_id)
     if entry is None:
@@ -78,7 +81,8 @@ def verify(
         of_objects = _objects_against_manifest(merged, stored, entry)
         of_rows = _rows_against_objects(entry, stored, merged)
         if deep:
-            of_bytes, all_attested = _bytes_against_digests(context, merged, stored, entry, watch or Watch())
+            of_bytes, attested = _bytes_against_digests(context, merged, stored, entry, watch or Watch())
+            all_attested = attested and not of_objects
             of_objects += of_bytes
     proved = all_attested and not of_objects and not of_rows
     segments = stored.segments.values()
@@ -119,22 +123,39 @@ def verify_many(
             return rec_id, verify(context, rec_id, deep=deep, record=record, watch=watch)
         except UrsaError as error:
             return rec_id, error
+        except Exception as error:
+            # One recording must not stop the others.
+            logger.exception("unforeseen failure", extra={"recording": rec_id})
+            # Its text is in the log only: nobody has made sure that it holds no name.
+            told = f"unforeseen {type(error).__name__}"
+            return rec_id, UrsaError(told, recording=rec_id, remedy="Look at the log of this run and report it.")
 
     return dict(several_at_once(one, rec_ids, context.recordings_at_once, interrupted))
 
 
 def _objects_against_manifest(merged: MergedManifest, stored: StoredRecording, entry: Entry) -> list[str]:
-    missing_nodes = set((entry.recording.metadata or {}).get("nodes_missing", ()))
     problems = []
     for path, file in merged.files.items():
         info = stored.objects.get(path)
         if info is None:
-            if not missing_nodes:
+            if not _is_awaited(file, stored, entry):
                 problems.append(f"{path} is listed but not in the bucket")
         elif info.size != file.size_bytes:
             problems.append(f"{path} has {info.size:,} bytes in the bucket, but {file.size_bytes:,} are listed")
     unlisted = [path for path in stored.segments if path not in merged.files]
     return problems + [f"{path} is in the bucket but in no manifest" for path in unlisted]
+
+
+def _is_awaited(file: MergedFile, stored: StoredRecording, entry: Entry) -> bool:
+    """Whether a file that is not in the bucket is one that a missing node has yet to bring."""
+    missing_nodes = (entry.recording.metadata or {}).get("nodes_missing", ())
+    if not missing_nodes or (stored.marker is not None and file.path in stored.marker.document["files"]):
+        return False
+    worker = worker_of(file.path)
+    if file.node is None and worker is not None:
+        # Nobody says whose it is: a worker of which the rows know has been here.
+        return split_worker(worker) not in {(row.modality, row.worker_id) for row in entry.modalities}
+    return file.node in missing_nodes
 
 
 def _rows_against_objects(entry: Entry, stored: StoredRecording, merged: MergedManifest) -> list[str]:

@@ -18,6 +18,8 @@ from ursa_pipelines.recordings.settling import Sighting, judge
 REFUSED, UNREAD = "refused", "unread"
 """Fingerprints of what an ingest will refuse, and of what gave no answer."""
 
+_LOOKS_COUNT_FOR_SECONDS = 86_400.0
+
 _T = TypeVar("_T")
 
 
@@ -25,7 +27,8 @@ _T = TypeVar("_T")
 class Arrival:
     """A recording at one look. Times are seconds since 1970 UTC; `since` is when the fingerprint was first seen.
 
-    `first_seen` is when the recording was first found waiting, in whatever state.
+    `first_seen` is when the recording was first found waiting, in whatever state; `looked_at` when this look was, None
+    if that is not known.
     """
 
     fingerprint: str
@@ -33,6 +36,7 @@ class Arrival:
     settled: bool
     reason: str = ""
     first_seen: float = 0.0
+    looked_at: float | None = None
 
     def to_cursor(self) -> dict[str, Any]:
         return asdict(self)
@@ -46,8 +50,9 @@ def seen_now(
     fingerprint: str, settled: bool, reason: str, previous: Arrival | None, *, now: float, like_before: bool
 ) -> Arrival:
     """What this look found; `like_before` tells whether the one before found the same."""
+    previous = _that_counts(previous, now)
     since = previous.since if previous and like_before else now
-    return Arrival(fingerprint, since, settled, reason, previous.first_seen if previous else now)
+    return Arrival(fingerprint, since, settled, reason, previous.first_seen if previous else now, now)
 
 
 def look_at(
@@ -65,6 +70,7 @@ def look_at(
     failed recording instead of a silent wait; one whose drive fails waits. Reads manifests, no segments; never
     raises for the recording. `gets_on` is called for every entry.
     """
+    previous = _that_counts(previous, now)
     try:
         inventory = take_inventory(directory, gets_on)
         try:
@@ -94,6 +100,14 @@ def unread(reason: str, previous: Arrival | None, *, now: float) -> Arrival:
     """A look that was given no answer."""
     same = previous is not None and previous.fingerprint == UNREAD
     return seen_now(UNREAD, False, reason, previous, now=now, like_before=same)
+
+
+def _that_counts(previous: Arrival | None, now: float) -> Arrival | None:
+    """The look before, unless the clock was set since then, or nobody looked for so long that it may have been."""
+    if previous is None or previous.since > now:
+        return None
+    looked_at = now if previous.looked_at is None else previous.looked_at
+    return previous if now - looked_at <= _LOOKS_COUNT_FOR_SECONDS else None
 
 
 class SourceHangs(SourceUnavailable):

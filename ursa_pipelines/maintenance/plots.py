@@ -28,6 +28,8 @@ _FAMILIES_SHOWN = 10
 _LABEL_LETTERS = 18
 _DAYS_SHOWN_SINGLY = 92
 _DAYS_SHOWN_BY_WEEK = 730
+_DAYS_SHOWN_BY_MONTH = 7_300
+_FIRST_YEAR, _LAST_YEAR = 1990, 2100
 _MANY_PARTICIPANTS = 8
 _AGES = (("< 1 h", 1.0), ("1-6 h", 6.0), ("6-24 h", 24.0), ("1-3 d", 72.0), ("3-7 d", 168.0), ("> 7 d", float("inf")))
 
@@ -45,10 +47,16 @@ def draw_plots(overview: Overview) -> dict[str, bytes]:
 
 
 def plot_days(overview: Overview) -> bytes:
-    """Recordings and bytes by the day they started (UTC); by week or month where there are many days."""
-    if not overview.days:
-        return _nothing_yet()
-    period, width, totals = _binned(overview.days)
+    """Recordings and bytes by the day they started (UTC); by week, month or year where there are many days.
+
+    What a wild clock dated outside 1990-2100 is left out, and counted below.
+    """
+    days = {day: one for day, one in overview.days.items() if _FIRST_YEAR <= day.year <= _LAST_YEAR}
+    wild = sum(one.recordings for day, one in overview.days.items() if day not in days)
+    left_out = f"left out: {wild:,} recordings dated outside {_FIRST_YEAR}-{_LAST_YEAR}" if wild else ""
+    if not days:
+        return _nothing_yet(left_out or "nothing yet")
+    period, width, totals = _binned(days)
     figure = _figure(_HEIGHT + 0.6)
     above, below = figure.subplots(2, 1, sharex=True)
     # A day's bar stands over its date, a longer period's begins there.
@@ -70,7 +78,8 @@ def plot_days(overview: Overview) -> bytes:
     locator.intervald[dates.HOURLY] = [24]
     below.xaxis.set_major_locator(locator)
     below.xaxis.set_major_formatter(dates.DateFormatter("%Y-%m-%d" if span < 366 else "%Y-%m"))
-    below.set_xlabel(f"start of the recording (UTC), {period}s" if period != "day" else "day of the start (UTC)")
+    told = f"start of the recording (UTC), {period}s" if period != "day" else "day of the start (UTC)"
+    below.set_xlabel(f"{told}; {left_out}" if wild else told)
     figure.align_ylabels()
     return _png(figure)
 
@@ -141,13 +150,16 @@ def _binned(days: Mapping[date, DayTotals]) -> tuple[str, list[float], dict[date
     span = (max(days) - min(days)).days
     if span <= _DAYS_SHOWN_SINGLY:
         return "day", [1.0] * len(days), dict(days)
-    by_week = span <= _DAYS_SHOWN_BY_WEEK
+    period, width = ("week", 7.0) if span <= _DAYS_SHOWN_BY_WEEK else ("month", 28.0)
+    if span > _DAYS_SHOWN_BY_MONTH:
+        period, width = "year", 365.0
     totals: dict[date, DayTotals] = {}
     for day, one in days.items():
-        first = day - timedelta(days=day.weekday()) if by_week else day.replace(day=1)
+        first = day - timedelta(days=day.weekday()) if period == "week" else day.replace(day=1)
+        first = first.replace(month=1) if period == "year" else first
         so_far = totals.get(first, DayTotals(0, 0))
         totals[first] = DayTotals(so_far.recordings + one.recordings, so_far.bytes + one.bytes)
-    return ("week", [7.0] * len(totals), totals) if by_week else ("month", [28.0] * len(totals), totals)
+    return period, [width] * len(totals), totals
 
 
 def _bars(labels: Sequence[str], heights: Sequence[int], *, xlabel: str, ylabel: str) -> bytes:

@@ -19,13 +19,12 @@ from datetime import datetime
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import Any, TypeVar
 
 from ursa_pipelines.catalog.catalog import Catalog
 from ursa_pipelines.errors import SourceUnavailable, UrsaError
 from ursa_pipelines.ingest.context import IngestContext
-from ursa_pipelines.ingest.sources import Source, list_recordings
+from ursa_pipelines.ingest.sources import Source, changed_at, list_recordings
 from ursa_pipelines.ingest.watch import Arrival, look_at
 from ursa_pipelines.objects.keys import MARKERS, RECORDINGS
 from ursa_pipelines.recordings.identity import is_rec_id
@@ -40,7 +39,8 @@ _COLUMNS = ("rec_id", "recording_hash", "metadata")
 
 @dataclass(frozen=True, slots=True)
 class Sighted:
-    """A recording's directory on a source. `changed_at` is its newest mtime in seconds since 1970 UTC.
+    """A recording's directory on a source. `changed_at` is its newest ctime in seconds since 1970 UTC: a copying tool
+    may preserve mtimes.
 
     `blocked` says why nobody may ingest it now, `refused` why an ingest will refuse it, `unread` why nothing is known.
     """
@@ -165,7 +165,7 @@ def look_again(context: IngestContext, source: Source, sighted: Sighted, rec_id:
     directory = source.root / rec_id
 
     def look(gets_on: Callable[[], None]) -> Arrival:
-        since = _changed_at(directory, gets_on)
+        since = changed_at(directory, gets_on)
         before = Arrival(sighted.fingerprint, since, False, sighted.refused, since)
         return look_at(directory, before, gets_on=gets_on, **periods)
 
@@ -208,12 +208,19 @@ def _registered(recording_hash: str, metadata: dict[str, Any], alike: dict[Any, 
     return Registered(
         recording_hash,
         bytes=_number(metadata.get("bytes")),
-        nodes=shared(tuple(metadata.get("nodes") or ())),
-        nodes_missing=shared(tuple(metadata.get("nodes_missing") or ())),
+        nodes=shared(_names(metadata.get("nodes"))),
+        nodes_missing=shared(_names(metadata.get("nodes_missing"))),
         verification=shared(str(metadata.get("verification") or "")),
         ingested_from=shared(str(metadata.get("ingested_from") or "")),
         registered_at=_moment(metadata.get("registered_at")),
     )
+
+
+# A row may have been registered by hand, with any metadata.
+
+
+def _names(value: object) -> tuple[str, ...]:
+    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
 
 
 def _number(value: object) -> int:
@@ -221,10 +228,9 @@ def _number(value: object) -> int:
 
 
 def _moment(value: object) -> float:
-    # A row may have been registered by hand, with any metadata.
     try:
         return datetime.fromisoformat(str(value)).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 
@@ -262,12 +268,16 @@ def _look_at_one(source: Source, rec_id: str, gets_on: Callable[[], None]) -> Si
         _require_mounted(source)
         if isinstance(error, SourceUnavailable):
             return Sighted(source.name, unread=str(error))
-        return Sighted(source.name, refused=str(error)) if directory.is_dir() else None
+        try:
+            is_there = directory.is_dir()
+        except OSError as closed:
+            return Sighted(source.name, unread=f"it may not be looked at ({closed.strerror})")
+        return Sighted(source.name, refused=str(error)) if is_there else None
     return Sighted(
         source.name,
         fingerprint=inventory.fingerprint,
         bytes=inventory.total_bytes,
-        changed_at=inventory.newest_mtime_ns / 1e9,
+        changed_at=changed_at(directory, gets_on),
         blocked=blocked_by_writer(inventory) or "",
     )
 
@@ -282,17 +292,3 @@ def _require_mounted(source: Source) -> None:
         ) from None
     if is_empty:
         raise SourceUnavailable(f"the source {source.name} was unmounted meanwhile", place=str(source.root))
-
-
-def _changed_at(directory: Path, gets_on: Callable[[], None]) -> float:
-    """When anything in the directory was last changed, in seconds since 1970 UTC; 0 if it is not there any more."""
-    newest = 0.0
-    for parent, _, files in os.walk(directory):
-        for path in (parent, *(f"{parent}/{name}" for name in files)):
-            gets_on()
-            try:
-                newest = max(newest, os.lstat(path).st_ctime)
-            except OSError:
-                # The look that follows tells what is wrong with it.
-                continue
-    return newest

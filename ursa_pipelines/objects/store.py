@@ -229,9 +229,17 @@ class Bucket:
         with self._renewing:
             if self.renewals == since and self._endpoint.renew():
                 self.renewals += 1
-                for made_with_the_old_one in ("wire", "multipart_client", "_store"):
-                    self.__dict__.pop(made_with_the_old_one, None)
+                self.close()
             return self.renewals != since
+
+    def close(self) -> None:
+        """Lets go of its connections; the next request opens new ones.
+
+        A bucket that is not closed is never collected: obstore's client, which is none of Python's, holds the function
+        that fetches the credential, and with it whatever that function needs.
+        """
+        for client in ("wire", "multipart_client", "_store"):
+            self.__dict__.pop(client, None)
 
     @cached_property
     def wire(self) -> Wire:

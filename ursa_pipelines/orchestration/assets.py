@@ -15,7 +15,7 @@ RECORDINGS_PER_RUN = 100
 # `eager()` would never fire for a recording that only one of the sources has. `since_last_handled()` would forget
 # what arrives while the recording is being ingested, or between a request and the tick after it.
 _arrival = dg.AutomationCondition.newly_missing() | dg.AutomationCondition.any_deps_updated()
-_handled = dg.AutomationCondition.initial_evaluation() | (dg.AutomationCondition.newly_requested() & ~_arrival)
+_handled = dg.AutomationCondition.newly_requested() & ~_arrival
 on_arrival = (_arrival.since(_handled) & ~dg.AutomationCondition.in_progress()).with_label("on arrival or change")
 
 

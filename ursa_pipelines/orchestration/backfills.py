@@ -106,6 +106,8 @@ class Whereabouts:
         yield CATALOG, (str(rec_id) for batch in rows for rec_id in batch.column("rec_id").to_pylist() if rec_id)
 
     def _of_one(self, rec_id: str) -> tuple[str, ...]:
+        if not is_rec_id(rec_id):
+            return ()
         found = []
         for source in self._sources:
             try:
@@ -165,6 +167,8 @@ def describe(history: History, status: dg.AssetPartitionStatus | None, *, is_cat
         return "running", ""
     if history.waived is not None:
         return "waived", history.waived.reason
+    if history.quarantined is not None:
+        return "quarantined", history.quarantined.reason
     if last is not None and last.kind == "failed":
         return f"failed ({'retryable' if last.retryable else 'permanent'})", last.reason
     if last is not None:

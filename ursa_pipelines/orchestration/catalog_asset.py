@@ -59,7 +59,7 @@ def catalog(
     context: dg.AssetExecutionContext, config: CatalogConfig, ursa: UrsaResource
 ) -> Iterator[dg.MaterializeResult]:
     data = ursa.data(run_id=context.run.run_id)
-    require_profile(context.instance, data.profile.name)
+    require_profile(context.instance, data.profile)
     try:
         data.enable_writes()
         folded = data.fold()

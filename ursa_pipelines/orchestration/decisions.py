@@ -20,8 +20,8 @@ from ursa_pipelines.ingest.watch import UNREAD, look_at
 from ursa_pipelines.interface import DataInterface
 from ursa_pipelines.objects.keys import recording_prefix, uri
 from ursa_pipelines.orchestration.backfills import BUCKET, Whereabouts
-from ursa_pipelines.orchestration.in_process import add_partitions
-from ursa_pipelines.orchestration.partitions import R2_RECORDING, RECORDING, arrival_asset, recordings
+from ursa_pipelines.orchestration.partitions import R2_RECORDING, RECORDING, add_partitions, arrival_asset, recordings
+from ursa_pipelines.orchestration.resources import require_profile
 from ursa_pipelines.orchestration.states import Mark, read_histories
 from ursa_pipelines.recordings.identity import is_rec_id
 
@@ -79,7 +79,7 @@ def decide(
     decided = []
     for rec_id in rec_ids:
         if rec_id in known:
-            _report(instance, Mark(rec_id, kind, reason, by=data.writer.by))
+            _report(data, instance, Mark(rec_id, kind, reason, by=data.writer.by))
         decided.append(Decided(rec_id, problem="" if rec_id in known else _UNKNOWN))
     return decided
 
@@ -105,8 +105,9 @@ def held(instance: dg.DagsterInstance, *, failed: bool, quarantined: bool) -> li
     """The recordings that failed and are not held, and those in quarantine; waived ones must be named."""
     found = []
     for rec_id, history in read_histories(instance).items():
-        kind = history.last.kind if history.last and history.waived is None else None
-        if (failed and kind == "failed") or (quarantined and kind == "quarantined"):
+        has_failed = history.last is not None and history.last.kind == "failed" and not history.is_held
+        is_quarantined = history.quarantined is not None and history.waived is None
+        if (failed and has_failed) or (quarantined and is_quarantined):
             found.append(rec_id)
     return sorted(found)
 
@@ -142,13 +143,14 @@ def _retry(
         arrivals = [_arrived_in_bucket(data, rec_id)]
     if not arrivals:
         return Decided(rec_id, problem=_NOWHERE)
-    _report(instance, Mark(rec_id, "retried", by=data.writer.by))
+    _report(data, instance, Mark(rec_id, "retried", by=data.writer.by))
     for arrival in arrivals:
         instance.report_runless_asset_event(arrival)
     return Decided(rec_id, tuple(arrival.asset_key.to_user_string() for arrival in arrivals))
 
 
-def _report(instance: dg.DagsterInstance, mark: Mark) -> None:
+def _report(data: DataInterface, instance: dg.DagsterInstance, mark: Mark) -> None:
+    require_profile(instance, data.profile)
     instance.report_runless_asset_event(mark.observation())
 
 

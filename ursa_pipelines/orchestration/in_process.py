@@ -10,7 +10,9 @@ import dagster as dg
 from ursa_pipelines.ingest.batch import BatchItem
 from ursa_pipelines.orchestration.assets import RECORDINGS_PER_RUN
 from ursa_pipelines.orchestration.definitions import INGEST_JOB, build_definitions
-from ursa_pipelines.orchestration.partitions import PARTITIONS_PER_REQUEST, recordings
+from ursa_pipelines.orchestration.partitions import add_partitions
+from ursa_pipelines.orchestration.resources import require_profile
+from ursa_pipelines.profiles import load_profile
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -29,6 +31,7 @@ def ingest_in_process(
     Runs cover at most `RECORDINGS_PER_RUN` partitions each and are kept in the instance; `tell` hears of each when it
     has ended. Ctrl-C ends the run under way, and none follows.
     """
+    require_profile(instance, load_profile(profile, config_path))
     job = build_definitions(profile, config_path).resolve_job_def(INGEST_JOB)
     items: dict[str, BatchItem] = {}
     for keys in contiguous(add_partitions(instance, rec_ids), rec_ids, RECORDINGS_PER_RUN):
@@ -41,15 +44,6 @@ def ingest_in_process(
         items.update((item.rec_id, item) for item in came)
         tell(came)
     return [items[rec_id] for rec_id in rec_ids]
-
-
-def add_partitions(instance: dg.DagsterInstance, rec_ids: Collection[str]) -> Sequence[str]:
-    """Adds, sorted, the partitions that are missing; all that there are then, in the order in which they were added."""
-    name = str(recordings.name)
-    new = sorted(set(rec_ids).difference(instance.get_dynamic_partitions(name)))
-    for start in range(0, len(new), PARTITIONS_PER_REQUEST):
-        instance.add_dynamic_partitions(name, new[start : start + PARTITIONS_PER_REQUEST])
-    return instance.get_dynamic_partitions(name)
 
 
 def contiguous(order: Sequence[str], chosen: Collection[str], most: int) -> Iterator[list[str]]:

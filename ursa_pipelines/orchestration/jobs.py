@@ -13,13 +13,13 @@ from functools import partial
 import dagster as dg
 from pydantic import Field
 
-from ursa_pipelines.errors import UploadInterrupted
+from ursa_pipelines.errors import ManifestNotFound, UploadInterrupted
 from ursa_pipelines.ingest.batch import Batch, fold_if_many
 from ursa_pipelines.ingest.verify import verify_many
 from ursa_pipelines.interface import DataInterface
 from ursa_pipelines.orchestration.checks import OBJECTS, ROWS, Looked, problems_of
 from ursa_pipelines.orchestration.ops import look_at, put_verdicts, told
-from ursa_pipelines.orchestration.partitions import RECORDING, recordings
+from ursa_pipelines.orchestration.partitions import RECORDING, add_partitions, recordings
 from ursa_pipelines.orchestration.resources import UrsaResource, require_profile
 from ursa_pipelines.orchestration.telling import Progress, materialization
 from ursa_pipelines.profiles import Profile
@@ -95,13 +95,16 @@ def register_from_bucket(context: dg.OpExecutionContext, config: RegisterConfig,
         data.ingest_context(raw_role="raw_ro"),
         lambda rec_id: (),
         overwrite=config.overwrite,
-        may_reconstruct=False,
+        allow_reconstruction=_never_reconstruct,
         on_progress=Progress(context).tell,
         on_registered=lambda item: context.log_event(materialization(item, bucket)),
     )
     items = batch.run_all(_chosen(context, config))
     fold_if_many(batch.context)
-    look_at(context, ursa, [item.rec_id for item in items if item.status == "OK"])
+    registered = [item.rec_id for item in items if item.status == "OK"]
+    # Of those that were named by their ids; without a partition nobody would see them.
+    add_partitions(context.instance, registered)
+    look_at(context, ursa, registered)
     for event in told(context, items):
         context.log_event(event)
 
@@ -185,9 +188,13 @@ def _scrub():
     read_again()
 
 
+def _never_reconstruct(rec_id: str) -> None:
+    raise ManifestNotFound("it has no manifest that lists files", recording=rec_id)
+
+
 def _open(context: dg.OpExecutionContext, ursa: UrsaResource, *, may_write: bool) -> DataInterface:
     data = ursa.data(run_id=context.run_id)
-    require_profile(context.instance, data.profile.name)
+    require_profile(context.instance, data.profile)
     if may_write:
         data.enable_writes(roles=("assets_rw",))
     return data

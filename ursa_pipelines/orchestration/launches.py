@@ -12,8 +12,8 @@ import dagster as dg
 
 from ursa_pipelines.ingest.batch import BatchItem
 from ursa_pipelines.orchestration.assets import RECORDINGS_PER_RUN
-from ursa_pipelines.orchestration.in_process import add_partitions, ingest_in_process
-from ursa_pipelines.orchestration.partitions import RECORDING
+from ursa_pipelines.orchestration.in_process import ingest_in_process
+from ursa_pipelines.orchestration.partitions import RECORDING, add_partitions
 from ursa_pipelines.orchestration.states import read_histories
 from ursa_pipelines.orchestration.webserver import Webserver
 
@@ -106,10 +106,12 @@ class DaemonBackfill:
         """
         while True:
             status, problem = self.webserver.backfill(self.backfill_id)
+            runs = self._runs()
+            # After the runs: one that has ended by then has registered what it ever will.
             self._read_registrations()
             ended: dict[str, str] = {}
             running: set[str] = set()
-            for run in self._runs():
+            for run in runs:
                 keys = self._keys(run)
                 if run.is_finished:
                     ended.update(dict.fromkeys(keys, run.run_id))
@@ -152,6 +154,8 @@ class DaemonBackfill:
             mark = history.last if history and history.last and history.last.at >= self.since else None
             if rec_id in done:
                 outcomes.append(Outcome(rec_id, "OK", done[rec_id]))
+            elif history and history.registered_at is not None and history.registered_at >= self.since:
+                outcomes.append(Outcome(rec_id, "OK"))
             elif mark is not None:
                 outcomes.append(Outcome(rec_id, "SKIP" if mark.kind == "waiting" else "FAIL", mark.kind, mark.reason))
             else:

@@ -105,7 +105,7 @@ def notices_sensors(
     )
     def _sensor(context: dg.SensorEvaluationContext, ursa: UrsaResource):
         profile = ursa.data().profile
-        require_profile(context.instance, profile.name)
+        require_profile(context.instance, profile)
         now = time.time()
         cursor = _Cursor(**json.loads(context.cursor)) if context.cursor else None
         ended = _ended(context.instance, jobs, (cursor.at if cursor else now) - _LOOK_BACK_SECONDS)

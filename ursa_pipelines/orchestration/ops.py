@@ -12,7 +12,7 @@ from ursa_pipelines.ingest.batch import BatchItem, StepName, ended_by, fold_if_m
 from ursa_pipelines.ingest.verify import verify_many
 from ursa_pipelines.orchestration import checks, notices
 from ursa_pipelines.orchestration.partitions import RECORDING
-from ursa_pipelines.orchestration.resources import UrsaResource
+from ursa_pipelines.orchestration.resources import UrsaResource, is_by_arrival
 from ursa_pipelines.orchestration.states import read_histories
 from ursa_pipelines.orchestration.telling import Progress, mark, materialization, table
 
@@ -58,7 +58,7 @@ def make_discover(arrivals: Sequence[str]) -> dg.OpDefinition:
         description="Looks at each recording's directories and at the bucket, and refuses what must not be ingested.",
     )
     def _discover(context: dg.OpExecutionContext, config: IngestConfig, ursa: UrsaResource) -> BatchState:
-        items = [BatchItem(rec_id) for rec_id in context.partition_keys]
+        items = _begun(context)
         batch = BatchState(context.run_id, config.overwrite, config.allow_partial, config.dry_run, items)
         if config.dry_run:
             return replace(batch, items=ursa.plan(context, allow_partial=config.allow_partial))
@@ -112,12 +112,17 @@ def check(context: dg.OpExecutionContext, ursa: UrsaResource, batch: BatchState)
     # The evaluation of a single recording is its verdict; only a batch gets one for the whole besides, without which
     # Dagster would show the checks as not executed. An event costs about as much as a small recording's ingest: where
     # all is well with a new recording of a batch, the verdict of the batch says so.
-    # Where a recording failed, Dagster would call every check failed that says nothing.
+    # Where a recording failed, Dagster would call every check failed that says nothing; what is known of a recording
+    # that was registered before stays.
+    if batch.dry_run:
+        return
     is_batch = len(batch.items) > 1
     failed = [item.rec_id for item in batch.items if item.status == "FAIL"]
     new = {item.rec_id for item in batch.items if is_batch and not failed and item.outcome == "created"}
     evaluated = look_at(context, ursa, [item.rec_id for item in batch.items if item.recording_hash], quiet=new)
-    for one in checks.not_looked_at(failed):
+    known = read_histories(context.instance, failed)
+    never = [rec_id for rec_id in failed if rec_id not in known or known[rec_id].registered_at is None]
+    for one in checks.not_looked_at(never):
         context.log_event(one)  # type: ignore[arg-type] # as in put_verdicts
     if is_batch:
         yield from checks.verdicts_of_batch(evaluated)
@@ -176,9 +181,10 @@ def _advance(context: dg.OpExecutionContext, ursa: UrsaResource, step: StepName,
         return batch
     items = batch.items
     if batch.run_id != context.run_id:
-        items = [item if item.state in {"going", "registered"} else BatchItem(item.rec_id) for item in items]
+        items = [item if item.state in {"going", "held", "registered"} else BatchItem(item.rec_id) for item in items]
     try:
-        work = ursa.batch(context, overwrite=batch.overwrite, allow_partial=batch.allow_partial)
+        rec_ids = [item.rec_id for item in items]
+        work = ursa.batch(context, rec_ids, overwrite=batch.overwrite, allow_partial=batch.allow_partial)
     except ProfileInvalid:
         raise
     except UrsaError as error:
@@ -195,6 +201,18 @@ def _advance(context: dg.OpExecutionContext, ursa: UrsaResource, step: StepName,
         if item.rec_id in before and item.state in {"failed", "waiting"}:
             context.log.warning("%s %s", item.status, item.reason)
     return replace(batch, run_id=context.run_id, items=advanced)
+
+
+def _begun(context: dg.OpExecutionContext) -> list[BatchItem]:
+    """The recordings of the run. What a person has set aside since it arrived, only a person takes up."""
+    rec_ids = context.partition_keys
+    held = read_histories(context.instance, rec_ids) if is_by_arrival(context) else {}
+    return [
+        BatchItem(rec_id, state="held", reason=f"{rec_id}: it is set aside; `ursa retry` takes it up again")
+        if rec_id in held and held[rec_id].is_held
+        else BatchItem(rec_id)
+        for rec_id in rec_ids
+    ]
 
 
 def _waived(context: dg.OpExecutionContext, looked: checks.Looked) -> Mapping[str, str]:

@@ -6,7 +6,7 @@ reconciliation and commands say the same.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import dagster as dg
@@ -28,7 +28,7 @@ class Outlook:
     """A recording's state with its reason, and what is due: that it arrives again, or is put into quarantine.
 
     `attempts` are failed runs in a row. `retryable` tells of a failed one whether time alone may help. `is_untold` is
-    set if the last run left no mark of its own.
+    set if the last run left no mark of its own, so that nothing counts it yet.
     """
 
     rec_id: str
@@ -41,11 +41,17 @@ class Outlook:
 
 
 def look_ahead(
-    standing: Standing, history: History, status: dg.AssetPartitionStatus | None = None, *, since: float = 0.0
+    standing: Standing,
+    history: History,
+    status: dg.AssetPartitionStatus | None = None,
+    *,
+    since: float = 0.0,
+    run_began: float = 0.0,
 ) -> Outlook:
     """The outlook of a recording. `status` is the colour of its partition.
 
-    `since` (seconds since 1970 UTC) is when the catalog was read: what was registered after that is registered.
+    Times are seconds since 1970 UTC. `since` is when the catalog was read: what was registered after that is
+    registered. `run_began` is when the newest of its runs that failed was created, if that is known.
     """
     rec_id, row, last = standing.rec_id, standing.row, history.last
     if last and row and row.registered_at > last.at:
@@ -55,16 +61,26 @@ def look_ahead(
         return Outlook(rec_id, "running", "a run has it", attempts=history.attempts)
     if history.waived is not None:
         return Outlook(rec_id, "waived", history.waived.reason, attempts=history.attempts)
-    if last and last.kind == "quarantined":
-        return Outlook(rec_id, "quarantined", last.reason, attempts=history.attempts)
+    if history.quarantined is not None:
+        return Outlook(rec_id, "quarantined", history.quarantined.reason, attempts=history.attempts)
+    if status == dg.AssetPartitionStatus.FAILED and (_is_blank(history) or run_began > last_event(history)):
+        untold = Mark(rec_id, "failed", UNTOLD, retryable=True)
+        told = replace(history, last=untold, attempts=history.attempts + 1)
+        return replace(_after_failure(standing, told, untold), is_untold=True)
     if last and last.kind == "failed":
         return _after_failure(standing, history, last)
-    if status == dg.AssetPartitionStatus.FAILED and history.last is None:
-        due: Due = "arrive" if _ingestible(standing) else ""
-        return Outlook(rec_id, "failed", UNTOLD, due, history.attempts + 1, retryable=True, is_untold=True)
     if row or (history.registered_at or 0.0) > since > 0:
         return _registered(standing, history)
     return _unregistered(standing, history, last)
+
+
+def last_event(history: History) -> float:
+    """When the newest of its events happened, in seconds since 1970 UTC; 0 without any."""
+    return max(history.registered_at or 0.0, history.last.at if history.last else 0.0)
+
+
+def _is_blank(history: History) -> bool:
+    return history.last is None and history.registered_at is None
 
 
 def changed_directories(standing: Standing, fingerprint: str) -> list[Sighted]:
@@ -93,12 +109,11 @@ def _after_failure(standing: Standing, history: History, failed: Mark) -> Outloo
     rec_id, attempts = standing.rec_id, history.attempts
     if failed.retryable:
         told = f"attempt {attempts} of {ATTEMPTS}: {failed.reason}"
-        is_untold = failed.reason == UNTOLD
         if not history.may_be_retried:
             return Outlook(rec_id, "quarantined", told, "quarantine", attempts, retryable=True)
         due: Due = "arrive" if _ingestible(standing) else ""
         told += _why_not_now(standing, due)
-        return Outlook(rec_id, "failed", told, due, attempts, retryable=True, is_untold=is_untold)
+        return Outlook(rec_id, "failed", told, due, attempts, retryable=True)
     if _changed_since(standing, failed):
         due = "arrive" if _ingestible(standing) else ""
         told = f"{failed.reason} The source has changed since.{_why_not_now(standing, due)}"

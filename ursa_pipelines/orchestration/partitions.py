@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import dagster as dg
 
 recordings = dg.DynamicPartitionsDefinition(name="recordings")
@@ -18,3 +20,12 @@ def arrival_asset(source: str) -> dg.AssetKey:
     fingerprints, and a recording that lies on two of them arrives on each.
     """
     return dg.AssetKey(f"{source}_recording")
+
+
+def add_partitions(instance: dg.DagsterInstance, rec_ids: Collection[str]) -> Sequence[str]:
+    """Adds, sorted, the partitions that are missing; all that there are then, in the order in which they were added."""
+    name = str(recordings.name)
+    new = sorted(set(rec_ids).difference(instance.get_dynamic_partitions(name)))
+    for start in range(0, len(new), PARTITIONS_PER_REQUEST):
+        instance.add_dynamic_partitions(name, new[start : start + PARTITIONS_PER_REQUEST])
+    return instance.get_dynamic_partitions(name)

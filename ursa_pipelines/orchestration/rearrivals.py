@@ -17,7 +17,7 @@ from ursa_pipelines.ingest.watch import REFUSED, Arrival
 from ursa_pipelines.interface import DataInterface
 from ursa_pipelines.maintenance.reconciliation import Sighted, Standing, look_again
 from ursa_pipelines.objects.keys import recording_prefix, uri
-from ursa_pipelines.orchestration.outlook import Outlook, changed_directories
+from ursa_pipelines.orchestration.outlook import Outlook, changed_directories, last_event
 from ursa_pipelines.orchestration.partitions import R2_RECORDING, arrival_asset
 from ursa_pipelines.orchestration.states import History
 
@@ -49,6 +49,7 @@ class Rearrivals:
     def __init__(self, data: DataInterface, instance: dg.DagsterInstance, *, now: float) -> None:
         self._data, self._instance, self._now = data, instance, now
         self._sources = {source.name: source for source in data.sources}
+        self._hanging: dict[str, str] = {}
         self._context = data.reading_context
         self._settings = settings = data.profile.settings
         self._watch = BucketWatch(
@@ -71,22 +72,27 @@ class Rearrivals:
         for case, place in zip(cases, places, strict=True):
             keys.setdefault(_asset(place), []).append(case.standing.rec_id)
         known = {asset: self._arrived(asset, rec_ids) for asset, rec_ids in keys.items()}
+        elsewhere = {
+            rec_id: name
+            for name in self._sources
+            if R2_RECORDING in keys
+            for rec_id in self._arrived(arrival_asset(name), keys[R2_RECORDING])
+        }
         for case, place in zip(cases, places, strict=True):
-            before = known[_asset(place)].get(case.standing.rec_id)
-            yield self._decide(case, place, before)
+            rec_id = case.standing.rec_id
+            yield self._decide(case, place, known[_asset(place)].get(rec_id), elsewhere.get(rec_id, ""))
 
     def _decide(
-        self, case: Case, place: Sighted | None, before: _Known | None
+        self, case: Case, place: Sighted | None, before: _Known | None, seen_on: str
     ) -> tuple[Case, dg.AssetMaterialization | None]:
         rec_id = case.standing.rec_id
         fingerprint = (place.fingerprint or REFUSED) if place else ""
         is_as_before = before is not None and (place is None or before.fingerprint == fingerprint)
-        was_taken_up = case.outlook.is_untold and case.history.last is None
         if (
             before
             and is_as_before
-            and not was_taken_up
-            and before.at > max(_last_event(case.history), self._now - _TAKEN_UP_WITHIN)
+            and not case.outlook.is_untold
+            and before.at > max(last_event(case.history), self._now - _TAKEN_UP_WITHIN)
         ):
             return _but(case, "arrived already, not taken up yet"), None
         try:
@@ -94,6 +100,9 @@ class Rearrivals:
                 found = self._watch.look(rec_id, None, None, None, now=self._now)
                 if found is None:
                     return _but(case, "in the bucket as the catalog says"), None
+                if seen_on and found.reason and not case.standing.marked:
+                    # It is not complete: an upload of ours that broke off looks like one of a rig.
+                    return _but(case, f"was seen on {seen_on}, which does not have it now: bring that drive"), None
                 fingerprint = found.fingerprint
             else:
                 found = None if is_as_before else self._look_again(place, rec_id)
@@ -104,15 +113,22 @@ class Rearrivals:
         return case, self._arrival(rec_id, place, fingerprint)
 
     def _look_again(self, place: Sighted, rec_id: str) -> Arrival:
-        found = look_again(
-            self._context,
-            self._sources[place.source],
-            place,
-            rec_id,
-            now=self._now,
-            quiet_period=self._settings.quiet_period,
-            reconstruct_after=self._settings.reconstruct_after,
-        )
+        if why := self._hanging.get(place.source):
+            raise SourceUnavailable(why, recording=rec_id, place=place.source)
+        try:
+            found = look_again(
+                self._context,
+                self._sources[place.source],
+                place,
+                rec_id,
+                now=self._now,
+                quiet_period=self._settings.quiet_period,
+                reconstruct_after=self._settings.reconstruct_after,
+            )
+        except SourceUnavailable as error:
+            # The next one on it would hang as long.
+            self._hanging[place.source] = error.problem
+            raise
         if found.fingerprint != (place.fingerprint or REFUSED):
             raise SourceUnavailable("it is changing just now", recording=rec_id, place=place.source)
         return found
@@ -155,10 +171,6 @@ def _place(case: Case) -> Sighted | None:
 
 def _asset(place: Sighted | None) -> dg.AssetKey:
     return arrival_asset(place.source) if place else R2_RECORDING
-
-
-def _last_event(history: History) -> float:
-    return max(history.registered_at or 0.0, history.last.at if history.last else 0.0)
 
 
 def _but(case: Case, why: str) -> Case:

@@ -6,6 +6,7 @@ Its metadata is described in `reconciled`.
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 from pydantic import Field
@@ -16,7 +17,7 @@ from ursa_pipelines.interface import DataInterface
 from ursa_pipelines.maintenance.reconciliation import Reconciliation, Standing, reconcile
 from ursa_pipelines.orchestration import notices
 from ursa_pipelines.orchestration.outlook import STATES, UNTOLD, look_ahead
-from ursa_pipelines.orchestration.partitions import RECORDING, recordings
+from ursa_pipelines.orchestration.partitions import PARTITIONS_PER_REQUEST, RECORDING, add_partitions, recordings
 from ursa_pipelines.orchestration.rearrivals import Case, Rearrivals
 from ursa_pipelines.orchestration.reconciled import CHECKS, Reconciled, Tally, check_results, metadata_of
 from ursa_pipelines.orchestration.resources import UrsaResource, require_profile
@@ -29,6 +30,7 @@ ARRIVALS_AT_MOST = 2_000
 """Dagster stores about 100 events a second, and what one night does not report, the next does."""
 
 _ARRIVALS_AT_ONCE = 100
+_RUNS_OF_LATE = timedelta(days=30)
 
 
 class ReconciliationConfig(dg.Config):
@@ -52,7 +54,7 @@ def reconciliation(
     context: dg.AssetExecutionContext, config: ReconciliationConfig, ursa: UrsaResource
 ) -> dg.MaterializeResult:
     data = ursa.data(run_id=context.run.run_id)
-    require_profile(context.instance, data.profile.name)
+    require_profile(context.instance, data.profile)
     if data.profile.family == "local":
         ensure_local_sources(data.sources)
     try:
@@ -84,10 +86,18 @@ def run(context: dg.AssetExecutionContext, data: DataInterface, *, only_look: bo
     began = time.time()
     found = reconcile(data.reading_context, data.sources)
     # Histories come last: what ends meanwhile has its registration in them, and what begins is found running or due.
+    # The sources are read after that: who acts on a history reads it again.
     statuses = _statuses(context.instance)
+    runs = _failed_runs(context.instance, began) if dg.AssetPartitionStatus.FAILED in statuses.values() else {}
     histories = read_histories(context.instance)
     tally = Tally(data.profile.notifications.stale_after_hours)
-    for case in _cases(found, statuses, histories, began):
+    to_quarantine: list[Case] = []
+    for case in _cases(found, statuses, histories, began, runs):
+        if case.outlook.due == "quarantine":
+            to_quarantine.append(case)
+        else:
+            tally.count(case)
+    for case in _as_of_now(context.instance, to_quarantine, began):
         tally.count(case)
     marks: list[Mark] = []
     if not only_look:
@@ -122,18 +132,35 @@ def _cases(
     statuses: Mapping[str, dg.AssetPartitionStatus],
     histories: dict[str, History],
     began: float,
+    runs: Mapping[str, float],
 ) -> Iterator[Case]:
     """Every recording that is anywhere; then those of which only Dagster knows."""
+
+    def case_of(standing: Standing, history: History) -> Case:
+        status, run_began = statuses.get(standing.rec_id), runs.get(standing.rec_id, 0.0)
+        return Case(standing, history, look_ahead(standing, history, status, since=began, run_began=run_began))
+
     known = set(statuses)
     for standing in found:
-        rec_id = standing.rec_id
-        known.discard(rec_id)
-        history = histories.pop(rec_id, None) or History(rec_id)
-        yield Case(standing, history, look_ahead(standing, history, statuses.get(rec_id), since=began))
+        known.discard(standing.rec_id)
+        history = histories.pop(standing.rec_id, None)
+        yield case_of(standing, history or History(standing.rec_id))
     for rec_id in sorted(known | histories.keys()):
         standing = Standing(rec_id, unknown_on=tuple(found.unavailable))
-        history = histories.get(rec_id) or History(rec_id)
-        yield Case(standing, history, look_ahead(standing, history, statuses.get(rec_id), since=began))
+        yield case_of(standing, histories.get(rec_id) or History(rec_id))
+
+
+def _as_of_now(instance: dg.DagsterInstance, cases: Sequence[Case], began: float) -> Iterator[Case]:
+    """The cases, with what became of them while the sources were read, which may take hours."""
+    for start in range(0, len(cases), PARTITIONS_PER_REQUEST):
+        some = cases[start : start + PARTITIONS_PER_REQUEST]
+        histories = read_histories(instance, [case.standing.rec_id for case in some])
+        for case in some:
+            history = histories.get(case.standing.rec_id) or History(case.standing.rec_id)
+            if history == case.history:
+                yield case
+            else:
+                yield Case(case.standing, history, look_ahead(case.standing, history, since=began))
 
 
 def _statuses(instance: dg.DagsterInstance) -> dict[str, dg.AssetPartitionStatus]:
@@ -142,6 +169,23 @@ def _statuses(instance: dg.DagsterInstance) -> dict[str, dg.AssetPartitionStatus
     found = instance.get_status_by_partition(RECORDING, keys, recordings) or {} if keys else {}
     wanted = {dg.AssetPartitionStatus.IN_PROGRESS, dg.AssetPartitionStatus.FAILED}
     return {key: status for key, status in found.items() if status in wanted}
+
+
+def _failed_runs(instance: dg.DagsterInstance, now: float) -> dict[str, float]:
+    """When the newest run of each recording that failed was created, in seconds since 1970 UTC."""
+    order = instance.get_dynamic_partitions(str(recordings.name))
+    number = {rec_id: index for index, rec_id in enumerate(order)}
+    lately = datetime.fromtimestamp(now, UTC) - _RUNS_OF_LATE
+    newest: dict[str, float] = {}
+    for record in instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], created_after=lately)):
+        tags = record.dagster_run.tags
+        first = tags.get("dagster/partition") or tags.get("dagster/asset_partition_range_start", "")
+        last = tags.get("dagster/asset_partition_range_end", first)
+        if first in number and last in number:
+            # Records come newest first.
+            for rec_id in order[number[first] : number[last] + 1]:
+                newest.setdefault(rec_id, record.create_timestamp.timestamp())
+    return newest
 
 
 def _quarantine(case: Case) -> Mark:
@@ -159,31 +203,44 @@ def _quarantine(case: Case) -> Mark:
 
 def _report_arrivals(context: dg.AssetExecutionContext, data: DataInterface, tally: Tally, now: float) -> None:
     due = tally.to_report
-    arrivals: list[dg.AssetMaterialization] = []
+    arrivals: list[tuple[Case, dg.AssetMaterialization]] = []
     looked_at = 0
     for case, arrival in Rearrivals(data, context.instance, now=now).of(due):
         looked_at += 1
-        tally.show(case)
-        if arrival is not None:
-            arrivals.append(arrival)
-            if case.outlook.is_untold:
-                # Without a mark it would never be counted that it failed.
-                mark = Mark(case.standing.rec_id, "failed", UNTOLD, retryable=True, by="ursa")
-                context.log_event(replace(mark, fingerprint=case.standing.fingerprint).observation())
+        if arrival is None:
+            tally.show(case)
+        else:
+            arrivals.append((case, arrival))
         if len(arrivals) == ARRIVALS_AT_MOST:
             break
     for case in due[looked_at:]:
         tally.leave(case)
     for start in range(0, len(arrivals), _ARRIVALS_AT_ONCE):
-        some = arrivals[start : start + _ARRIVALS_AT_ONCE]
-        # As events of this run they would count among what it materialized. A new partition is taken up for that
-        # alone: were it added first, a tick in between would take it up twice.
-        for arrival in some:
-            context.instance.report_runless_asset_event(arrival)
-        _add_partitions(context.instance, [str(arrival.partition) for arrival in some])
-    tally.arrivals = len(arrivals)
+        _report(context, tally, arrivals[start : start + _ARRIVALS_AT_ONCE], now)
 
 
-def _add_partitions(instance: dg.DagsterInstance, rec_ids: Sequence[str]) -> None:
-    """Those that are there already are passed over. They come in order, at most as many as one insert takes."""
-    instance.add_dynamic_partitions(str(recordings.name), sorted(rec_ids))
+def _report(
+    context: dg.AssetExecutionContext,
+    tally: Tally,
+    arrivals: Sequence[tuple[Case, dg.AssetMaterialization]],
+    began: float,
+) -> None:
+    reported: list[str] = []
+    cases = _as_of_now(context.instance, [case for case, _ in arrivals], began)
+    for (before, arrival), case in zip(arrivals, cases, strict=True):
+        tally.show(case)
+        if case is not before:
+            # A person or a run was faster.
+            continue
+        rec_id = case.standing.rec_id
+        if case.outlook.is_untold:
+            # Without a mark it would never be counted that it failed.
+            mark = Mark(rec_id, "failed", UNTOLD, retryable=True, by="ursa")
+            context.log_event(replace(mark, fingerprint=case.standing.fingerprint).observation())
+        # As an event of this run it would count among what that materialized.
+        context.instance.report_runless_asset_event(arrival)
+        reported.append(rec_id)
+    # A new partition is taken up for that alone: were it added first, a tick in between would take it up twice.
+    if reported:
+        add_partitions(context.instance, reported)
+    tally.arrivals += len(reported)

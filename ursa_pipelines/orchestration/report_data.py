@@ -21,6 +21,7 @@ from ursa_pipelines.orchestration.outlook import UNTOLD
 from ursa_pipelines.orchestration.partitions import RECORDING, arrival_asset, recordings
 from ursa_pipelines.orchestration.reconciliation import RECONCILIATION
 from ursa_pipelines.orchestration.states import History, Mark, read_histories
+from ursa_pipelines.profiles import Profile
 
 _STATES = ("registered", "running", "waiting", "failed", "quarantined", "waived")
 _SHOWN = 50
@@ -30,7 +31,7 @@ _NOT_YET = "It arrived, and no run has registered it yet."
 
 
 @contextmanager
-def instance_of(profile: str) -> Iterator[tuple[dg.DagsterInstance | None, str]]:
+def instance_of(profile: Profile) -> Iterator[tuple[dg.DagsterInstance | None, str]]:
     """The profile's Dagster instance, or None and why there is none. An instance is never made by this."""
     home = Path(os.environ.get("DAGSTER_HOME") or state_directory() / "dagster")
     if not (home / "dagster.yaml").is_file():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -9,8 +11,12 @@ from pydantic import PrivateAttr
 
 from ursa_pipelines.errors import ProfileInvalid
 from ursa_pipelines.ingest.batch import Batch, BatchItem
-from ursa_pipelines.ingest.sources import directories_of
+from ursa_pipelines.ingest.sources import Directories
 from ursa_pipelines.interface import DataInterface
+from ursa_pipelines.orchestration.arrivals import read_arrivals
+from ursa_pipelines.profiles import Profile
+
+TRIGGER, BY_ARRIVAL = "ursa/trigger", "arrival"
 
 _STAMP = "ursa_profile"
 
@@ -30,47 +36,87 @@ class UrsaResource(dg.ConfigurableResource):
             self._interfaces[run_id] = DataInterface(self.profile, config_path=self.config_path, run_id=run_id)
         return self._interfaces[run_id]
 
-    def batch(self, context: dg.OpExecutionContext, *, overwrite: bool, allow_partial: bool) -> Batch:
-        """The batch of this run, which keeps its work in this process from op to op."""
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Closes what the run, the step or the tick has opened."""
+        for data in self._interfaces.values():
+            data.close()
+
+    def batch(
+        self, context: dg.OpExecutionContext, rec_ids: Sequence[str], *, overwrite: bool, allow_partial: bool
+    ) -> Batch:
+        """The batch of this run over these recordings, which keeps its work in this process from op to op."""
         if context.run_id not in self._batches:
             data = self.data(run_id=context.run_id)
-            require_profile(context.instance, data.profile.name)
+            require_profile(context.instance, data.profile)
             data.enable_writes(roles=("assets_rw", "raw_rw"))
-            self._batches[context.run_id] = Batch(
-                data.ingest_context(),
-                lambda rec_id: directories_of(rec_id, data.sources),
+            ingest = data.ingest_context()
+            arrivals = read_arrivals(context.instance, data.sources, data.profile.settings, rec_ids)
+            batch = Batch(
+                ingest,
+                Directories(data.sources, ingest.reading).of,
                 overwrite=overwrite,
                 allow_partial=allow_partial,
+                allow_reconstruction=arrivals.require_never_on_a_source,
             )
+            if is_by_arrival(context):
+                batch.allow = arrivals.require_settled
+            self._batches[context.run_id] = batch
         return self._batches[context.run_id]
 
     def plan(self, context: dg.OpExecutionContext, *, allow_partial: bool) -> list[BatchItem]:
         """What this run would do with its partitions; needs no credential that may write."""
         data = self.data(run_id=context.run_id)
-        require_profile(context.instance, data.profile.name)
-        batch = Batch(
-            data.reading_context, lambda rec_id: directories_of(rec_id, data.sources), allow_partial=allow_partial
-        )
+        require_profile(context.instance, data.profile)
+        ingest = data.reading_context
+        batch = Batch(ingest, Directories(data.sources, ingest.reading).of, allow_partial=allow_partial)
         return batch.plan(context.partition_keys)
 
 
-def require_profile(instance: dg.DagsterInstance, name: str) -> None:
-    """Stamps the instance with its profile, or raises `ProfileInvalid` if it serves another one.
+def is_by_arrival(context: dg.OpExecutionContext) -> bool:
+    """Whether the automation has launched this run, and not a person."""
+    return context.run.tags.get(TRIGGER) == BY_ARRIVAL
 
-    Partitions and asset keys are global to an instance: two profiles in one would mix their recordings.
+
+def require_profile(instance: dg.DagsterInstance, profile: Profile | str) -> None:
+    """Makes the instance this profile's own, before something is written there: stamps it with name and buckets.
+
+    Raises `ProfileInvalid` if it serves another profile: partitions and asset keys are global to an instance, and two
+    profiles in one would mix their recordings. Of a profile's name alone only the name is compared and stamped.
     """
     if not instance.is_ephemeral:
-        require_profile_of_home(Path(instance.root_directory), name)
+        require_profile_of_home(Path(instance.root_directory), profile)
 
 
-def require_profile_of_home(home: Path, name: str) -> None:
+def require_profile_of_home(home: Path, profile: Profile | str) -> None:
     """The same for a DAGSTER_HOME that no instance has opened yet."""
+    compare_profile_of_home(home, profile)
+    ours = _told(profile)
+    if len(_stamped(home)) < len(ours):
+        draft = home / f"{_STAMP}.{os.getpid()}"
+        draft.write_text("\n".join([*ours, ""]))
+        draft.replace(home / _STAMP)
+
+
+def compare_profile_of_home(home: Path, profile: Profile | str) -> None:
+    """Raises `ProfileInvalid` if that DAGSTER_HOME serves another profile; writes nothing."""
+    found, ours = _stamped(home), _told(profile)
+    # An older version stamped the name alone.
+    if all(one == other for one, other in zip(found, ours, strict=False)):
+        return
+    served, asked = repr(found[0]), repr(ours[0])
+    if served == asked:
+        served, asked = f"{served} with the buckets {', '.join(found[1:])}", f"that with {', '.join(ours[1:])}"
+    raise ProfileInvalid(
+        f"this Dagster instance serves the profile {served}, not {asked}",
+        place=str(home / _STAMP),
+        remedy="Give each profile a DAGSTER_HOME of its own.",
+    )
+
+
+def _stamped(home: Path) -> list[str]:
     stamp = home / _STAMP
-    if not stamp.exists():
-        stamp.write_text(f"{name}\n")
-    if (found := stamp.read_text().strip()) != name:
-        raise ProfileInvalid(
-            f"this Dagster instance serves the profile {found!r}, not {name!r}",
-            place=str(stamp),
-            remedy="Give each profile a DAGSTER_HOME of its own.",
-        )
+    return stamp.read_text().splitlines() if stamp.exists() else []
+
+
+def _told(profile: Profile | str) -> list[str]:
+    return [profile] if isinstance(profile, str) else [profile.name, profile.buckets.raw, profile.buckets.assets]

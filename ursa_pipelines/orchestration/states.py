@@ -67,21 +67,22 @@ class History:
 
     `last` is the newest mark since the recording was registered, `attempts` the runs that failed in a row since then
     or since somebody asked for a retry. `fingerprint` is that of the source when it was last registered,
-    `registered_at` when that was (seconds since 1970 UTC); both None if no run ever registered it. `waived` outlives
-    registrations that change nothing.
+    `registered_at` when that was (seconds since 1970 UTC); both None if no run ever registered it. A registration or a
+    retry ends `quarantined`; `waived` outlives registrations that change nothing.
     """
 
     rec_id: str
     fingerprint: str | None = None
     registered_at: float | None = None
     last: Mark | None = None
+    quarantined: Mark | None = None
     waived: Mark | None = None
     attempts: int = 0
 
     @property
     def is_held(self) -> bool:
         """Whether nothing but a person may take it up: it is quarantined or waived."""
-        return self.waived is not None or (self.last is not None and self.last.kind == "quarantined")
+        return self.waived is not None or self.quarantined is not None
 
     @property
     def may_be_retried(self) -> bool:
@@ -132,9 +133,11 @@ def _after(history: History, record: dg.EventLogRecord) -> History:
     if mark is None:
         return history
     if mark.kind == "retried":
-        return replace(history, last=mark, waived=None, attempts=0)
+        return replace(history, last=mark, quarantined=None, waived=None, attempts=0)
     if mark.kind == "waived":
         return replace(history, last=mark, waived=mark)
+    if mark.kind == "quarantined":
+        return replace(history, last=mark, quarantined=mark)
     return replace(history, last=mark, attempts=history.attempts + (mark.kind == "failed"))
 
 

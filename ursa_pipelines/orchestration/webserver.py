@@ -90,20 +90,27 @@ def find_webserver(url: str, instance: dg.DagsterInstance, profile: Profile) -> 
     url = url.rstrip("/")
     try:
         asset = _ask(url, _ASSET, {"asset": {"path": list(RECORDING.path)}})["assetNodeOrError"]
+        if asset == {}:
+            raise ProfileInvalid("the Dagster there has no asset `recording` loaded", place=url, remedy=_ELSEWHERE)
+        found = Webserver(url, asset["repository"]["name"], asset["repository"]["location"]["name"])
+        settings = _settings(found)
+        is_same_instance = _is_same_instance(found, instance)
     except _NobodyListens:
         return None
+    except ProfileInvalid:
+        raise
     except UrsaError as error:
         told = f"what listens there is not our Dagster: {error.problem}"
         raise ProfileInvalid(told, place=url, remedy=_ELSEWHERE) from None
-    if not asset:
-        raise ProfileInvalid("the Dagster there has no asset `recording` loaded", place=url, remedy=_ELSEWHERE)
-    found = Webserver(url, asset["repository"]["name"], asset["repository"]["location"]["name"])
-    served = _served_profile(found)
+    except (LookupError, TypeError, AttributeError, ValueError, yaml.YAMLError):
+        told = "what listens there is not our Dagster: it answers otherwise than Dagster does"
+        raise ProfileInvalid(told, place=url, remedy=_ELSEWHERE) from None
+    served = _served_profile(settings)
     if served != profile:
         name = f"the profile {served.name!r}" if served else "no profile of ours"
         other = " with other settings" if served and served.name == profile.name else f", not {profile.name!r}"
         raise ProfileInvalid(f"the Dagster there serves {name}{other}", place=url, remedy=_ELSEWHERE)
-    if not _is_same_instance(found, instance):
+    if not is_same_instance:
         raise ProfileInvalid(
             f"the Dagster there keeps its runs elsewhere than {instance.root_directory}", place=url, remedy=_ELSEWHERE
         )
@@ -132,19 +139,24 @@ def _ask(url: str, query: str, variables: Mapping[str, Any]) -> Any:
     except ValueError:
         raise UrsaError("it does not speak GraphQL", place=url, remedy=_ELSEWHERE) from None
     if not isinstance(document, dict) or not isinstance(document.get("data"), dict) or document.get("errors"):
-        told = [str(one.get("message", "")) for one in document.get("errors", [])] if isinstance(document, dict) else []
-        raise UrsaError(f"it refused the question: {'; '.join(told)}", place=url, remedy=_ELSEWHERE)
+        errors = document.get("errors") if isinstance(document, dict) else None
+        told = [str(one.get("message")) for one in errors if isinstance(one, dict)] if isinstance(errors, list) else []
+        raise UrsaError(": ".join(["it refused the question", *told]), place=url, remedy=_ELSEWHERE)
     return document["data"]
 
 
-def _served_profile(webserver: Webserver) -> Profile | None:
+def _settings(webserver: Webserver) -> dict[str, Any]:
+    """How the resource that opens the profile is configured there; empty if there is none."""
     where = {"repositoryName": webserver.repository, "repositoryLocationName": webserver.location}
     details = webserver.ask(_RESOURCE, resource={**where, "resourceName": "ursa"})["topLevelResourceDetailsOrError"]
-    values = {one["key"]: json.loads(one["value"]) for one in details.get("configuredValues", [])}
-    if not values:
+    return {one["key"]: json.loads(one["value"]) for one in details.get("configuredValues", [])}
+
+
+def _served_profile(settings: Mapping[str, Any]) -> Profile | None:
+    if not settings:
         return None
-    config = values.get("config_path")
-    return load_profile(values.get("profile"), Path(config) if config else None)
+    config = settings.get("config_path")
+    return load_profile(settings.get("profile"), Path(config) if config else None)
 
 
 def _is_same_instance(webserver: Webserver, instance: dg.DagsterInstance) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from ursa_pipelines.orchestration.resources import BY_ARRIVAL, TRIGGER
 from ursa_pipelines.profiles import Profile
 
 
@@ -15,7 +16,7 @@ def automation_sensor(profile: Profile) -> dg.AutomationConditionSensorDefinitio
         target=["recording"],
         minimum_interval_seconds=5 if is_local else 30,
         default_status=dg.DefaultSensorStatus.RUNNING if is_local else dg.DefaultSensorStatus.STOPPED,
-        run_tags={"ursa/trigger": "arrival"},
+        run_tags={TRIGGER: BY_ARRIVAL},
         description="Launches an ingest of recordings that arrived or changed: one backfill for many of them. While "
         "it is off, arrivals are kept, and ingested once it is turned on.",
     )

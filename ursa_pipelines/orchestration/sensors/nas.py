@@ -44,7 +44,7 @@ def nas_sensor(source_name: str, profile: Profile, *, tick_seconds: float = _TIC
     )
     def _sensor(context: dg.SensorEvaluationContext, ursa: UrsaResource):
         data = ursa.data()
-        require_profile(context.instance, data.profile.name)
+        require_profile(context.instance, data.profile)
         if is_local:
             ensure_local_sources(data.sources)
         source = next(one for one in data.sources if one.name == source_name)

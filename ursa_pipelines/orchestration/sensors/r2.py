@@ -1,7 +1,7 @@
 """The sensor of the raw bucket."""
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -13,7 +13,7 @@ from ursa_pipelines.ingest.bucket_watch import BucketWatch
 from ursa_pipelines.ingest.watch import Arrival, Patience, SourceHangs, unread
 from ursa_pipelines.interface import DataInterface
 from ursa_pipelines.objects.keys import recording_prefix, uri
-from ursa_pipelines.orchestration.partitions import R2_RECORDING, RECORDING, recordings
+from ursa_pipelines.orchestration.partitions import R2_RECORDING, RECORDING, arrival_asset, recordings
 from ursa_pipelines.orchestration.resources import UrsaResource, require_profile
 from ursa_pipelines.orchestration.sensors.cursor import Cursor
 from ursa_pipelines.orchestration.sensors.reported import Reported
@@ -36,6 +36,7 @@ def r2_sensor(profile: Profile, *, tick_seconds: float = _TICK_SECONDS) -> dg.Se
     """
     is_local = profile.family == "local"
     reported, bucket = Reported(R2_RECORDING), _RawBucket()
+    sources = {source.name: Reported(arrival_asset(source.name)) for source in profile.sources}
 
     @dg.sensor(
         name="r2_sensor",
@@ -48,7 +49,7 @@ def r2_sensor(profile: Profile, *, tick_seconds: float = _TICK_SECONDS) -> dg.Se
         "by the nightly reconciliation.",
     )
     def _sensor(context: dg.SensorEvaluationContext, ursa: UrsaResource):
-        require_profile(context.instance, ursa.data().profile.name)
+        require_profile(context.instance, ursa.data().profile)
         settings = ursa.data().profile.settings
         try:
             bucket.begin(ursa)
@@ -67,7 +68,7 @@ def r2_sensor(profile: Profile, *, tick_seconds: float = _TICK_SECONDS) -> dg.Se
                 bucket.look,
                 bucket.about,
                 covered=frozenset(bucket.rows),
-                not_now=partial(_in_other_hands, reported),
+                not_now=partial(_in_other_hands, reported, sources),
             ).result()
         except StoreDenied:
             # The credential may have been changed: the next tick fetches it again.
@@ -78,9 +79,13 @@ def r2_sensor(profile: Profile, *, tick_seconds: float = _TICK_SECONDS) -> dg.Se
 
 
 def _in_other_hands(
-    reported: Reported, instance: dg.DagsterInstance, settled: Collection[str], histories: Mapping[str, History]
+    reported: Reported,
+    sources: Mapping[str, Reported],
+    instance: dg.DagsterInstance,
+    settled: Mapping[str, Arrival],
+    histories: Mapping[str, History],
 ) -> dict[str, str]:
-    """What an ingest puts into the bucket is no arrival: while it runs, nor what is there of one that failed."""
+    """What an ingest puts into the bucket is no arrival: while it runs, nor what is there of one that broke off."""
     if not settled:
         return {}
     rec_ids = sorted(settled)
@@ -88,10 +93,13 @@ def _in_other_hands(
     running = {rec_id for rec_id in rec_ids if states.get(rec_id) == dg.AssetPartitionStatus.IN_PROGRESS}
     failed = {
         rec_id
-        for rec_id in set(settled) - reported.rec_ids(instance) - running
+        for rec_id in settled.keys() - reported.rec_ids(instance) - running
         if (one := histories.get(rec_id)) and one.last and one.last.kind == "failed"
     }
+    incomplete = [rec_id for rec_id in rec_ids if settled[rec_id].reason]
+    seen_on = {rec_id: name for name, source in sources.items() for rec_id in source.versions(instance, incomplete)}
     return {
+        **{rec_id: f"was seen on {name}; its upload has not been finished" for rec_id, name in seen_on.items()},
         **dict.fromkeys(running, "an ingest of it is running"),
         **dict.fromkeys(failed, "its ingest failed, and is taken up again by `ursa retry` or the reconciliation"),
     }

@@ -1,16 +1,17 @@
 """One tick of a sensor that discovers: whom it looks at, in which order, and what it reports of them.
 
-New recordings go first, then those that wait, then a few of those that were reported before, in turn, which arrive
-again if they have changed. The numbers of looks and events grow with what is new, never with what is known.
+New recordings and those that wait take turns, so that neither keep the others from being looked at; then come a few of
+those that were reported before, which arrive again if they have changed. The numbers of looks and events grow with what
+is new, never with what is known.
 """
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 
 import dagster as dg
 
@@ -33,14 +34,15 @@ Look = Callable[[str, Arrival | None, str | None], Arrival | None]
 was; None if there is nothing to report. Raises `SourceHangs` if looking at further ones would be in vain.
 """
 
-NotNow = Callable[[dg.DagsterInstance, Collection[str], Mapping[str, History]], Mapping[str, str]]
+NotNow = Callable[[dg.DagsterInstance, Mapping[str, Arrival], Mapping[str, History]], Mapping[str, str]]
 """Which of the settled recordings are not to be reported yet, and why."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Periods are seconds. A recording that waits for `wait_at_most`, and has not changed for `settles_within`, in
-    which whatever settles by itself does so, is quarantined. `looks_again` is how many known ones a tick looks at.
+    """Periods are seconds. A recording that a tick finds waiting for `wait_at_most`, and unchanged for
+    `settles_within`, in which whatever settles by itself does so, is quarantined. `looks_again` is how many known ones
+    a tick looks at.
     """
 
     tick_seconds: float
@@ -68,6 +70,7 @@ class Round:
     _waiting: dict[str, Arrival] = field(default_factory=dict)
     _arrived: dict[str, Arrival] = field(default_factory=dict)
     _histories: dict[str, History] = field(default_factory=dict)
+    _looked_at: set[str] = field(default_factory=set)
     _not_looked_at: int = 0
     _gave_up: str = ""
     _new_after: str = ""
@@ -85,7 +88,8 @@ class Round:
         self._look_around(released, held)
         self._read_histories(self._arrived)
         held |= {rec_id for rec_id in self._arrived if self._is_held(rec_id)}
-        self._put_off(self.not_now(self.instance, self._arrived.keys() - held, self._histories))
+        settled = {rec_id: one for rec_id, one in self._arrived.items() if rec_id not in held}
+        self._put_off(self.not_now(self.instance, settled, self._histories))
         arrived = sorted(self._arrived.keys() - held)
         overdue = self._overdue()
         marks = [
@@ -93,7 +97,8 @@ class Round:
         ]
         return dg.SensorResult(
             cursor=Cursor(self._waiting, tuple(sorted(held | set(overdue))), self._new_after, self._known_after).dump(),
-            dynamic_partitions_requests=self._requests([*arrived, *overdue]),
+            # None for those that are overdue: a partition that is new would be launched at once.
+            dynamic_partitions_requests=self._requests(arrived),
             asset_events=[*(self._arrival(rec_id) for rec_id in arrived), *(mark.observation() for mark in marks)],
             skip_reason=self._told(len(arrived), sorted(held), marks),
         )
@@ -115,9 +120,14 @@ class Round:
         versions = self.reported.versions(
             self.instance, [rec_id for rec_id in (*released_known, *waiting, *again) if rec_id in reported]
         )
-        in_turn = self._in_turn([("new", [*released_known, *new]), ("waiting", waiting), ("known", again)])
+        looks = chain(
+            _alternating(
+                [("new", rec_id) for rec_id in (*released_known, *new)], [("waiting", one) for one in waiting]
+            ),
+            (("known", rec_id) for rec_id in again),
+        )
         new_seen = 0
-        for kind, rec_id in in_turn:
+        for kind, rec_id in self._while_there_is_time(looks):
             try:
                 arrival = self.look(rec_id, self._waiting.get(rec_id), versions.get(rec_id))
             except SourceHangs as error:
@@ -134,15 +144,15 @@ class Round:
         if self._not_looked_at == 0:
             self._new_after = ""
 
-    def _in_turn(self, groups: Iterable[tuple[str, list[str]]]) -> Iterator[tuple[str, str]]:
+    def _while_there_is_time(self, looks: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         deadline = time.monotonic() + self.rules.tick_seconds
-        for kind, rec_ids in groups:
-            for rec_id in rec_ids:
-                yield kind, rec_id
-                if time.monotonic() >= deadline or len(self._arrived) >= ARRIVALS_PER_TICK:
-                    return
+        for look in looks:
+            yield look
+            if time.monotonic() >= deadline or len(self._arrived) >= ARRIVALS_PER_TICK:
+                return
 
     def _keep(self, rec_id: str, arrival: Arrival | None) -> None:
+        self._looked_at.add(rec_id)
         self._waiting.pop(rec_id, None)
         if arrival is None:
             return
@@ -153,9 +163,11 @@ class Round:
 
     def _put_off(self, reasons: Mapping[str, str]) -> None:
         now = time.time()
-        for rec_id, reason in reasons.items():
-            # That somebody else is at it is no reason for a quarantine, however long it takes.
-            self._waiting[rec_id] = replace(self._arrived.pop(rec_id), settled=False, reason=reason, first_seen=now)
+        for rec_id, reason in sorted(reasons.items()):
+            one = self._arrived.pop(rec_id)
+            if len(self._waiting) < WAITING_AT_MOST:
+                # That somebody else is at it is no reason for a quarantine, however long it takes.
+                self._waiting[rec_id] = replace(one, settled=False, reason=reason, first_seen=now)
 
     def _overdue(self) -> list[str]:
         now = time.time()
@@ -163,7 +175,8 @@ class Round:
             rec_id
             for rec_id, one in self._waiting.items()
             # A drive that fails is not the recording's fault.
-            if one.fingerprint != UNREAD
+            if rec_id in self._looked_at
+            and one.fingerprint != UNREAD
             and now - one.first_seen >= self.rules.wait_at_most
             and now - one.since >= self.rules.settles_within
         )
@@ -213,6 +226,10 @@ def _beginning_after(position: str, rec_ids: list[str]) -> list[str]:
     return rec_ids[start:] + rec_ids[:start]
 
 
+def _alternating(some: list[tuple[str, str]], others: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    return (one for pair in zip_longest(some, others) for one in pair if one is not None)
+
+
 def _overdue_reason(one: Arrival) -> str:
     hours = (time.time() - one.first_seen) / 3600
     return (
@@ -223,4 +240,4 @@ def _overdue_reason(one: Arrival) -> str:
 def _why_held(history: History) -> str:
     if history.waived is not None:
         return f"waived: {history.waived.reason}"
-    return f"quarantined: {history.last.reason}" if history.last else "quarantined"
+    return f"quarantined: {history.quarantined.reason}" if history.quarantined else "quarantined"
