@@ -1,4 +1,4 @@
-"""What the arrivals of its recordings mean for a run that an arrival has launched.
+"""Arrivals as the events of the sources' assets tell of them, and what they mean for a run.
 
 An arrival speaks of one directory. A copy or another half of the recording on a second source may still be written,
 and what the bucket has of a recording that was seen on a drive may be the beginning of an upload that broke off.
@@ -7,7 +7,7 @@ and what the bucket has of a recording that was seen on a drive may be the begin
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -19,16 +19,25 @@ from ursa_pipelines.orchestration.partitions import arrival_asset
 from ursa_pipelines.profiles.profile import IngestSettings
 from ursa_pipelines.recordings.settling import Sighting, judge
 
+_KEYS_PER_QUERY = 500
 _PAGE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class NewestArrival:
+    """With which fingerprint a recording arrived on a source last, and when (seconds since 1970 UTC)."""
+
+    fingerprint: str
+    at: float
 
 
 @dataclass(frozen=True)
 class Arrivals:
-    """The fingerprints with which recordings arrived last: by source, by rec_id."""
+    """The newest arrivals of a run's recordings: by source, by rec_id."""
 
     sources: Sequence[Source]
     settings: IngestSettings
-    fingerprints: dict[str, dict[str, str]]
+    newest: Mapping[str, Mapping[str, NewestArrival]]
 
     def require_settled(self, discovery: Discovery) -> None:
         """Raises `RecordingNotSettled` for a directory that has not arrived as it is now, and was changed lately."""
@@ -36,8 +45,8 @@ class Arrivals:
         if inventory is None:
             return
         source = next((one for one in self.sources if one.root == inventory.directory.parent), None)
-        arrived = self.fingerprints.get(source.name, {}) if source else {}
-        if arrived.get(discovery.rec_id) == inventory.fingerprint:
+        arrived = self.newest[source.name].get(discovery.rec_id) if source else None
+        if arrived is not None and arrived.fingerprint == inventory.fingerprint:
             return
         verdict = judge(
             inventory,
@@ -52,7 +61,7 @@ class Arrivals:
 
     def require_never_on_a_source(self, rec_id: str) -> None:
         """Raises `SourceUnavailable` if it arrived on a source once, whose directory may have more than the bucket."""
-        seen = [name for name, arrived in self.fingerprints.items() if rec_id in arrived]
+        seen = [name for name, arrived in self.newest.items() if rec_id in arrived]
         if seen:
             raise SourceUnavailable(
                 f"the bucket has no manifest of it; it was seen on {' and '.join(seen)}, which has it no more",
@@ -66,22 +75,27 @@ def read_arrivals(
 ) -> Arrivals:
     """The arrivals of these recordings, one query for each source."""
     wanted = sorted(rec_ids)
-    return Arrivals(
-        sources, settings, {source.name: _fingerprints(instance, source.name, wanted) for source in sources}
-    )
+    arrived = {source.name: newest_arrivals(instance, arrival_asset(source.name), wanted) for source in sources}
+    return Arrivals(sources, settings, arrived)
 
 
-def _fingerprints(instance: dg.DagsterInstance, source: str, rec_ids: Sequence[str]) -> dict[str, str]:
-    newest: dict[str, str] = {}
-    cursor = None
-    while rec_ids:
-        records = dg.AssetRecordsFilter(arrival_asset(source), asset_partitions=rec_ids)
-        page = instance.fetch_materializations(records, limit=_PAGE, cursor=cursor)
-        for record in page.records:
-            event = record.asset_materialization
-            if event and event.partition:
-                newest.setdefault(event.partition, (event.tags or {}).get("dagster/data_version", ""))
-        if not page.has_more:
-            break
-        cursor = page.cursor
+def newest_arrivals(
+    instance: dg.DagsterInstance, asset: dg.AssetKey, rec_ids: Sequence[str]
+) -> dict[str, NewestArrival]:
+    """The newest arrival of each of these on a source's asset; those that never arrived are not among them."""
+    newest: dict[str, NewestArrival] = {}
+    for start in range(0, len(rec_ids), _KEYS_PER_QUERY):
+        some = list(rec_ids[start : start + _KEYS_PER_QUERY])
+        cursor = None
+        while True:
+            records = dg.AssetRecordsFilter(asset, asset_partitions=some)
+            page = instance.fetch_materializations(records, limit=_PAGE, cursor=cursor)
+            for record in page.records:
+                event = record.asset_materialization
+                if event is not None and event.partition is not None:
+                    fingerprint = (event.tags or {}).get("dagster/data_version", "")
+                    newest.setdefault(event.partition, NewestArrival(fingerprint, record.timestamp))
+            if not page.has_more:
+                break
+            cursor = page.cursor
     return newest

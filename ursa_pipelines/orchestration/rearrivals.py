@@ -17,12 +17,12 @@ from ursa_pipelines.ingest.watch import REFUSED, Arrival
 from ursa_pipelines.interface import DataInterface
 from ursa_pipelines.maintenance.reconciliation import Sighted, Standing, look_again
 from ursa_pipelines.objects.keys import recording_prefix, uri
+from ursa_pipelines.orchestration.arrivals import NewestArrival, newest_arrivals
 from ursa_pipelines.orchestration.outlook import Outlook, changed_directories, last_event
 from ursa_pipelines.orchestration.partitions import R2_RECORDING, arrival_asset
 from ursa_pipelines.orchestration.states import History
 
 _KEYS_PER_QUERY = 500
-_PAGE = 1_000
 _TAKEN_UP_WITHIN = 20 * 3600.0
 
 
@@ -33,14 +33,6 @@ class Case:
     standing: Standing
     history: History
     outlook: Outlook
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """The newest arrival of a recording on an asset: with which fingerprint, and when (seconds since 1970 UTC)."""
-
-    fingerprint: str
-    at: float
 
 
 class Rearrivals:
@@ -71,19 +63,19 @@ class Rearrivals:
         keys: dict[dg.AssetKey, list[str]] = {}
         for case, place in zip(cases, places, strict=True):
             keys.setdefault(_asset(place), []).append(case.standing.rec_id)
-        known = {asset: self._arrived(asset, rec_ids) for asset, rec_ids in keys.items()}
+        known = {asset: newest_arrivals(self._instance, asset, rec_ids) for asset, rec_ids in keys.items()}
         elsewhere = {
             rec_id: name
             for name in self._sources
             if R2_RECORDING in keys
-            for rec_id in self._arrived(arrival_asset(name), keys[R2_RECORDING])
+            for rec_id in newest_arrivals(self._instance, arrival_asset(name), keys[R2_RECORDING])
         }
         for case, place in zip(cases, places, strict=True):
             rec_id = case.standing.rec_id
             yield self._decide(case, place, known[_asset(place)].get(rec_id), elsewhere.get(rec_id, ""))
 
     def _decide(
-        self, case: Case, place: Sighted | None, before: _Known | None, seen_on: str
+        self, case: Case, place: Sighted | None, before: NewestArrival | None, seen_on: str
     ) -> tuple[Case, dg.AssetMaterialization | None]:
         rec_id = case.standing.rec_id
         fingerprint = (place.fingerprint or REFUSED) if place else ""
@@ -145,21 +137,6 @@ class Rearrivals:
             tags={"dagster/data_version": fingerprint},
             metadata={"directory" if place else "prefix": where, "by": dg.MetadataValue.text("reconciliation")},
         )
-
-    def _arrived(self, asset: dg.AssetKey, rec_ids: Sequence[str]) -> dict[str, _Known]:
-        newest: dict[str, _Known] = {}
-        cursor = None
-        while True:
-            wanted = dg.AssetRecordsFilter(asset, asset_partitions=list(rec_ids))
-            page = self._instance.fetch_materializations(wanted, limit=_PAGE, cursor=cursor)
-            for record in page.records:
-                event = record.asset_materialization
-                if event and event.partition and event.partition not in newest:
-                    version = (event.tags or {}).get("dagster/data_version", "")
-                    newest[event.partition] = _Known(version, record.timestamp)
-            if not page.has_more or len(newest) == len(rec_ids):
-                return newest
-            cursor = page.cursor
 
 
 def _place(case: Case) -> Sighted | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import dagster as dg
 
+from ursa_pipelines.orchestration.arrivals import newest_arrivals
 from ursa_pipelines.orchestration.partitions import recordings
 
 _PAGE = 1_000
-_KEYS_PER_QUERY = 500
 _READ_AGAIN_SECONDS = 3_600.0
 
 
@@ -37,31 +37,17 @@ class Reported:
             states = instance.get_status_by_partition(self._asset, keys, recordings) or {}
             self._rec_ids = {rec_id for rec_id, state in states.items() if state is not None}
             self._read_at = time.monotonic()
-        for record in _pages(instance, dg.AssetRecordsFilter(self._asset, after_storage_id=self._newest), True):
-            self._newest = record.storage_id
-            if record.partition_key:
-                self._rec_ids.add(record.partition_key)
-        return self._rec_ids
+        while True:
+            since = dg.AssetRecordsFilter(self._asset, after_storage_id=self._newest)
+            page = instance.fetch_materializations(since, limit=_PAGE, ascending=True)
+            for record in page.records:
+                self._newest = record.storage_id
+                if record.partition_key:
+                    self._rec_ids.add(record.partition_key)
+            if not page.has_more:
+                return self._rec_ids
 
     def versions(self, instance: dg.DagsterInstance, rec_ids: Sequence[str]) -> dict[str, str]:
         """The fingerprints with which these were reported last; those that never were are not among them."""
-        found: dict[str, str] = {}
-        for start in range(0, len(rec_ids), _KEYS_PER_QUERY):
-            some = list(rec_ids[start : start + _KEYS_PER_QUERY])
-            for record in _pages(instance, dg.AssetRecordsFilter(self._asset, asset_partitions=some), False):
-                event = record.asset_materialization
-                if event is not None and event.partition is not None:
-                    found.setdefault(event.partition, (event.tags or {}).get("dagster/data_version", ""))
-        return found
-
-
-def _pages(
-    instance: dg.DagsterInstance, records: dg.AssetRecordsFilter, ascending: bool
-) -> Iterator[dg.EventLogRecord]:
-    cursor = None
-    while True:
-        page = instance.fetch_materializations(records, limit=_PAGE, cursor=cursor, ascending=ascending)
-        yield from page.records
-        if not page.has_more:
-            return
-        cursor = page.cursor
+        newest = newest_arrivals(instance, self._asset, rec_ids)
+        return {rec_id: arrival.fingerprint for rec_id, arrival in newest.items()}
