@@ -128,10 +128,9 @@ def announces(config: Path, items: Sequence[BatchItem], told: list[bool]) -> InO
 def tick(instance: dg.DagsterInstance, config: Path, cursor: str | None = None, quiet: float = 0) -> str:
     """One tick of the sensor; its cursor."""
     (sensor,) = notices.notices_sensors(load_profile(None, config), {"ingest"}, quiet_seconds=quiet)
-    context = dg.build_sensor_context(
-        instance=instance, cursor=cursor, resources={"ursa": UrsaResource(config_path=str(config))}
-    )
-    result = sensor(context)
+    resources = {"ursa": UrsaResource(config_path=str(config))}
+    with dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources) as context:
+        result = sensor(context)
     assert isinstance(result, dg.SensorResult)
     assert not result.run_requests
     assert result.cursor
