@@ -60,7 +60,7 @@ def test_a_waiver_outlives_a_registration_that_changes_nothing(instance: dg.Dags
 
 
 def test_what_is_told_is_read_back_whole(instance: dg.DagsterInstance):
-    mark = Mark(REC, "failed", "why", "do this", "ContentMismatch", retryable=True, by="a@b", fingerprint="1-2-3")
+    mark = Mark(REC, "failed", "why", "ContentMismatch", "do this", retryable=True, by="a@b", fingerprint="1-2-3")
 
     last = history_after(instance, mark).last
 

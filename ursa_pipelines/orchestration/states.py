@@ -33,8 +33,8 @@ class Mark:
     rec_id: str
     kind: MarkKind
     reason: str = ""
-    remedy: str = ""
     error_type: str = ""
+    remedy: str = ""
     retryable: bool = False
     by: str = ""
     fingerprint: str = ""
