@@ -196,6 +196,7 @@ def _quarantine(case: Case) -> Mark:
         "quarantined",
         reason=case.outlook.reason,
         error_type=failed.error_type if failed else "",
+        remedy=failed.remedy if failed else "",
         by="ursa",
         fingerprint=case.standing.fingerprint,
     )
