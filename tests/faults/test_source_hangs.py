@@ -64,7 +64,7 @@ def test_fault_11_a_drive_that_hangs_is_given_up_while_a_file_is(
         write_recording(lab.nas, rec_id, {MIC: rec_id.encode()}, manifest=manifest)
     before = snapshot(lab.nas)
     hang = drive.fault = Hangs(f"{REC}/{path}", kind=kind, offset=offset)
-    data = interface(lab, read_timeout=1)
+    data = interface(lab, read_timeout=2)
     directories = [drive.point / rec_id for rec_id in (REC, OTHER_REC, LAST_REC)]
 
     first, *others = _soon(hang, partial(data.ingest_many, directories))
@@ -75,7 +75,7 @@ def test_fault_11_a_drive_that_hangs_is_given_up_while_a_file_is(
     require_nothing_registered(lab, without=path)
     hang.released.set()
     drive.fault = Fault()
-    assert data.ingest_many([drive.point / REC])[0].status == "OK"
+    assert interface(lab).ingest_many([drive.point / REC])[0].status == "OK"
     assert snapshot(lab.nas) == before
     lab.check_invariants()
 
@@ -85,7 +85,7 @@ def test_fault_11_the_upload_of_a_file_whose_read_hangs_is_ended(lab: Lab, drive
     write_recording(lab.nas, REC, FILES)
     hang = drive.fault = Hangs(f"{REC}/{CAMERA}", offset=IN_THE_SECOND_PART)
 
-    (item,) = _soon(hang, partial(interface(lab, read_timeout=1).ingest_many, [drive.point / REC]))
+    (item,) = _soon(hang, partial(interface(lab, read_timeout=2).ingest_many, [drive.point / REC]))
 
     assert item.error_type == "SourceUnavailable"
     assert open_uploads(lab) == []
@@ -96,7 +96,7 @@ def test_fault_11_the_upload_of_a_file_whose_read_hangs_is_ended(lab: Lab, drive
 def test_fault_11_a_process_ends_while_its_read_hangs(lab: Lab, drive: Mount, manifest: bool):
     write_recording(lab.nas, REC, FILES, manifest=manifest)
     hang = drive.fault = Hangs(f"{REC}/{CAMERA}", offset=IN_THE_SECOND_PART)
-    command = [sys.executable, "-c", _INGEST, str(profile_of(lab, read_timeout=1)), str(drive.point / REC)]
+    command = [sys.executable, "-c", _INGEST, str(profile_of(lab, read_timeout=2)), str(drive.point / REC)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
@@ -115,7 +115,7 @@ def test_fault_11_a_drive_is_given_up_that_hangs(lab: Lab, drive: Mount, kind: s
     write_recording(lab.nas, REC, SMALL_FILES, participant="A")
     write_recording(lab.nas, OTHER_REC, {MIC: b"other audio"})
     hang = drive.fault = Hangs(path, kind=kind, nth=nth)
-    data = interface(lab, read_timeout=1)
+    data = interface(lab, read_timeout=2)
 
     first, other = _soon(hang, partial(data.ingest_many, [drive.point / rec_id for rec_id in (REC, OTHER_REC)]))
 
