@@ -11,6 +11,7 @@ import pytest
 from tests.faults.detour import Detour, make_detour
 from tests.faults.proxy import Proxy
 from tests.lab import Lab, make_lab
+from tests.webhook import Webhook
 from ursa_pipelines.embedded.store import open_store
 
 
@@ -43,3 +44,11 @@ def detour(lab: Lab, store_state: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", f"{detour.programs}{os.pathsep}{os.environ['PATH']}")
     yield detour
     detour.proxy.close()
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    """A webhook on this machine."""
+    webhook = Webhook()
+    yield webhook
+    webhook.close()

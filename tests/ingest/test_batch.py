@@ -16,6 +16,7 @@ from tests.ingest.test_two_halves import HOST, MOTOR, node_manifests_of_both
 from tests.lab import Lab
 from tests.recordings_on_disk import write_recording
 from tests.snapshot import snapshot
+from ursa_pipelines.catalog.claims import claim_key
 from ursa_pipelines.errors import UploadInterrupted
 from ursa_pipelines.ingest.batch import STEPS, Batch, BatchItem, StepName, several_at_once
 from ursa_pipelines.ingest.verify import Verification, verify_many
@@ -289,3 +290,30 @@ def _mixed_lot(lab: Lab) -> list[Path]:
     (lab.nas / BAD / "manifest.json").write_text("{")
     (lab.nas / WAITING / "session.lock").touch()
     return directories
+
+
+def test_one_that_cannot_be_told_of_does_not_stop_the_others(lab: Lab):
+    for rec_id in (GOOD, LAST):
+        write_recording(lab.nas, rec_id, {**FILES, "notes/notes.jsonl": rec_id.encode()})
+
+    def tell(item: BatchItem) -> None:
+        if item.rec_id == GOOD:
+            raise OSError("the event log is locked")
+
+    batch = Batch(lab.data.ingest_context(), lambda rec_id: [lab.nas / rec_id], on_registered=tell)
+    good, last = batch.run_all([GOOD, LAST])
+
+    assert (good.status, good.retryable, last.status) == ("FAIL", True, "OK")
+    assert "event log" not in good.reason
+    lab.check_invariants()
+
+
+def test_a_plan_tells_of_a_claim_that_cannot_be_read(lab: Lab):
+    for rec_id in (GOOD, LAST):
+        write_recording(lab.nas, rec_id, {**FILES, "notes/notes.jsonl": rec_id.encode()})
+    lab.assets.create(claim_key(lab.data.catalog.prefix, GOOD), b"not json")
+
+    batch = Batch(lab.data.reading_context, lambda rec_id: [lab.nas / rec_id])
+    good, last = batch.plan([GOOD, LAST])
+
+    assert (good.status, last.state) == ("FAIL", "planned")

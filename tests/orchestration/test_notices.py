@@ -32,13 +32,6 @@ class Config(dg.Config):
     dry_run: bool = False
 
 
-@pytest.fixture
-def webhook() -> Iterator[Webhook]:
-    webhook = Webhook()
-    yield webhook
-    webhook.close()
-
-
 @pytest.fixture(autouse=True)
 def no_secret_in_a_log(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
     """Whatever a test does, the URL's secret part is in no log of any level and on no stream."""

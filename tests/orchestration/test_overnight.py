@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,9 @@ from tests.orchestration.launch import QUIET, RECORDING, failures
 from tests.recordings_on_disk import set_age, write_recording
 from tests.snapshot import snapshot
 from tests.webhook import Webhook
+from ursa_pipelines.cli.report import make_report
 from ursa_pipelines.errors import SourceUnavailable
+from ursa_pipelines.maintenance.report_page import render
 from ursa_pipelines.orchestration.decisions import retry
 from ursa_pipelines.orchestration.definitions import INGEST_JOB, build_definitions
 from ursa_pipelines.orchestration.resources import UrsaResource
@@ -87,13 +88,6 @@ class Night:
 
 
 @pytest.fixture
-def webhook() -> Iterator[Webhook]:
-    webhook = Webhook()
-    yield webhook
-    webhook.close()
-
-
-@pytest.fixture
 def night(lab: Lab, detour: Detour, webhook: Webhook, instance: dg.DagsterInstance) -> Night:
     """Everything goes through the proxy of `detour`; what is quiet at all has settled."""
     profile = yaml.safe_load(detour.config.read_text())
@@ -158,6 +152,11 @@ def test_a_night_ends_with_everything_registered_but_what_needs_a_person(
     assert {row.rec_id for row in lab.data.list_recordings()} == {SOUND, BARE, COPIED}
     assert (morning["registered"].value, morning["quarantined"].value) == (3, 1)
     assert sum(DAMAGED in text and "Quarantined" in text for text in webhook.texts) == 1
+
+    page = render(make_report(lab.data, night.instance))
+    assert "1 quarantined" in page
+    assert DAMAGED in page
+    assert "The copy is damaged" in page
 
     # Somebody mends the file and says so.
     assert snapshot(lab.usb) == drive

@@ -413,3 +413,12 @@ def test_an_instance_that_serves_another_profile_is_refused(lab: Lab, stored_ins
     assert not result.success
     assert "serves the profile 'lab', not 'other'" in failures(result)["recording.discover"]
     assert lab.everything() == before
+
+
+def test_what_a_dry_run_cannot_find_says_nothing_against_what_is_registered(lab: Lab, instance: dg.DagsterInstance):
+    directory = write_recording(lab.nas, GOOD, files_of(GOOD), participant=NAME)
+    launch(lab.config, instance, GOOD)
+    (directory / "manifest.json").write_text("{")
+
+    assert verdicts(launch(lab.config, instance, GOOD, run_config=DRY_RUN)) == {}
+    assert verdicts(launch(lab.config, instance, GOOD)) == {}

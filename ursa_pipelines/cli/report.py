@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+import dagster as dg
+
 from ursa_pipelines.errors import SourceUnavailable
 from ursa_pipelines.ingest.sources import Source, list_recordings
 from ursa_pipelines.interface import DataInterface
@@ -21,17 +23,24 @@ _SOURCE_SECONDS = 20.0
 
 def run_report(data: DataInterface, out: Path) -> Report:
     """Writes the page in place of what was there. Only reads otherwise. Raises `OSError`, and what reading raises."""
+    with instance_of(data.profile) as (instance, why_not):
+        report = make_report(data, instance, why_not)
+    write_page(render(report), out)
+    return report
+
+
+def make_report(data: DataInterface, instance: dg.DagsterInstance | None, why_not: str = "") -> Report:
+    """What the page shows; without an instance, `why_not` says why there is none. Only reads."""
     catalog = data.catalog
     ages: list[float] | None = None
     operations: Operations | None = None
     arrivals: Mapping[str, datetime] = {}
-    with instance_of(data.profile) as (instance, why_not):
-        if instance is not None:
-            operations, backlog = read_operations(instance, catalog)
-            arrivals = last_arrivals(instance, [source.name for source in data.sources])
-            ages = [age_in_hours(rec_id) for rec_id in backlog]
+    if instance is not None:
+        operations, backlog = read_operations(instance, catalog)
+        arrivals = last_arrivals(instance, [source.name for source in data.sources])
+        ages = [age_in_hours(rec_id) for rec_id in backlog]
     overview = take_overview(catalog, backlog_hours=ages)
-    report = Report(
+    return Report(
         profile=data.profile.name,
         family=data.profile.family,
         buckets={"raw": data.profile.buckets.raw, "assets": data.profile.buckets.assets},
@@ -43,8 +52,6 @@ def run_report(data: DataInterface, out: Path) -> Report:
         operations=operations,
         no_operations=why_not,
     )
-    write_page(render(report), out)
-    return report
 
 
 def _looked_at(source: Source, last_arrival: datetime | None) -> SourceState:
