@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ursa_pipelines.cli.answers import note_asked, note_profile
+
 if TYPE_CHECKING:
     from ursa_pipelines.ingest.context import IngestContext
     from ursa_pipelines.interface import DataInterface
@@ -17,7 +19,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 3, 130
 Profile = Annotated[str | None, typer.Option("--profile", "-p", help="local, r2 or r2-test.")]
 Config = Annotated[Path | None, typer.Option("--config", help="YAML of a profile, or of fields over --profile.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed when not on a terminal.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+AsJson = Annotated[bool, typer.Option("--json", callback=note_asked, help="One JSON document, for machines.")]
 Commit = Annotated[bool, typer.Option("--commit", help="Write what is shown; without it nothing is written.")]
 
 
@@ -25,7 +27,9 @@ def open_data(profile: str | None, config: Path | None) -> DataInterface:
     """The interface that `--profile` and `--config` name; without either, the local one."""
     from ursa_pipelines.interface import DataInterface
 
-    return DataInterface(profile if profile or config else "local", config_path=config)
+    data = DataInterface(profile if profile or config else "local", config_path=config)
+    note_profile(data.profile.name)
+    return data
 
 
 def confirm(data: DataInterface, question: str, yes: bool, *, marks_buckets: bool = False) -> None:

@@ -1,0 +1,212 @@
+"""What a profile opens, and with which credential: buckets, catalog, line, and what the steps are handed.
+
+Reads open only the `*_ro` roles; a write role is opened by `enable_writes`, once the bucket's identity object has said
+that it belongs to this profile (DESIGN section 7).
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from ursa_pipelines.catalog.catalog import Catalog
+from ursa_pipelines.catalog.entries import Writer
+from ursa_pipelines.catalog.pointer import init_catalog, require_known_version
+from ursa_pipelines.embedded.state import state_directory
+from ursa_pipelines.errors import BucketMismatch, ObjectExists, ObjectNotFound, RoleNotEnabled, WritesNotEnabled
+from ursa_pipelines.ingest.context import IngestContext
+from ursa_pipelines.ingest.sources import Source
+from ursa_pipelines.objects.digests import DigestCache
+from ursa_pipelines.objects.keys import BUCKET_IDENTITY
+from ursa_pipelines.objects.line import Line
+from ursa_pipelines.objects.store import Bucket, Endpoint
+from ursa_pipelines.objects.transfers import TransferLimits, Transfers
+from ursa_pipelines.profiles import CredentialSource, Profile, Role, load_profile
+from ursa_pipelines.profiles.timetable import Bandwidth
+
+WRITE_ROLES: tuple[Role, ...] = ("assets_rw", "raw_rw")
+
+_PURPOSES = {"raw_ro": "raw", "raw_rw": "raw", "assets_ro": "assets", "assets_rw": "assets"}
+
+
+class Rooms:
+    """The rooms behind a `DataInterface`. Nothing is opened before it is used, and credentials stay in memory."""
+
+    def __init__(self, profile: str | None = None, *, config_path: Path | str | None = None, run_id: str | None = None):
+        self.profile: Profile = load_profile(profile, Path(config_path) if config_path else None)
+        self._credentials = CredentialSource(self.profile)
+        self._enabled: frozenset[Role] = frozenset()
+        self._buckets: dict[Role, Bucket] = {}
+        self.writer = Writer(by=f"{_user()}@{socket.gethostname()}", run_id=run_id)
+
+    def close(self) -> None:
+        """Lets go of all connections. It may be used again, and then opens new ones.
+
+        A process that makes many interfaces closes each of them: see `Bucket.close`.
+        """
+        for bucket in self._buckets.values():
+            bucket.close()
+
+    def enable_writes(self, roles: Sequence[Role] = ("assets_rw",)) -> None:
+        """Allows writes with these roles; `ingest` needs `("assets_rw", "raw_rw")`.
+
+        Before the first write each bucket's identity object must name this profile's family and the bucket's
+        purpose, else `BucketMismatch`: test code cannot write to production, nor the reverse.
+        """
+        for role in roles:
+            if role not in WRITE_ROLES:
+                raise ValueError(f"{role!r} is no write role; there are assets_rw and raw_rw")
+            if role not in self._enabled:
+                self._require_identity(role)
+        self._enabled |= frozenset(roles)
+
+    @property
+    def sources(self) -> list[Source]:
+        """The NAS shares and drives that the profile names."""
+        return [Source(source.name, source.path) for source in self.profile.sources]
+
+    @property
+    def state(self) -> Path:
+        """The directory for what this host knows: digests of files, and the line that its uploads share.
+
+        `.ursa` beside DAGSTER_HOME where that is set, so that all runs of the instance share it; in the working
+        directory for the embedded store; else in the home directory.
+        """
+        if self.profile.store == "embedded" or os.environ.get("DAGSTER_HOME"):
+            return state_directory()
+        return Path.home() / ".ursa"
+
+    @cached_property
+    def line(self) -> Line:
+        """The uplink that all uploads of this host share, with the profile's cap or the one set for the host."""
+        return Line(Bandwidth(self.profile.settings.bandwidth, self.state), self.state)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The live catalog, opened for reading at the prefix the pointer names."""
+        if self.profile.family == "local":
+            self._require_identity("assets_rw")
+            init_catalog(self._bucket("assets_rw"), by=self.writer.by)
+        return Catalog.open(self._bucket("assets_ro"), prefix=self.profile.catalog_prefix)
+
+    def ingest_context(self, raw_role: Role = "raw_rw") -> IngestContext:
+        """What the steps of `ursa_pipelines.ingest` are handed; `raw_role` is raw_ro where no raw object is written.
+
+        Raises `WritesNotEnabled`, or `RoleNotEnabled` if that role was not enabled.
+        """
+        catalog = self._write_catalog
+        if raw_role == "raw_rw":
+            self._require_role(raw_role, "uploading raw bytes")
+        return self._context(self._bucket(raw_role), catalog)
+
+    @property
+    def reading_context(self) -> IngestContext:
+        """What the steps and the maintenance of `ursa_pipelines` are handed where they only read."""
+        return self._context(self._bucket("raw_ro"), self.catalog)
+
+    @cached_property
+    def _rw_catalog(self) -> Catalog:
+        assets, prefix = self._bucket("assets_rw"), self.profile.catalog_prefix
+        if self.profile.family == "local" and prefix is None:
+            catalog = Catalog(assets, init_catalog(assets, by=self.writer.by).prefix)
+        else:
+            catalog = Catalog.open(assets, prefix=prefix)
+        # Asked here as well as before the first row, so that no bytes are sent for a catalog that takes no rows.
+        require_known_version(catalog.assets, catalog.prefix)
+        return catalog
+
+    @property
+    def _write_catalog(self) -> Catalog:
+        self._require_role("assets_rw", "writing rows")
+        return self._rw_catalog
+
+    def _require_role(self, role: Role, purpose: str) -> None:
+        if not self._enabled:
+            raise WritesNotEnabled("this interface only reads")
+        if role not in self._enabled:
+            raise RoleNotEnabled(f"{purpose} needs the role {role}")
+
+    @cached_property
+    def _transfers(self) -> Transfers:
+        settings = self.profile.settings
+        limits = TransferLimits(
+            part_size=settings.part_size,
+            workers=settings.upload_workers,
+            resume_above=settings.resume_above,
+            read_timeout=settings.read_timeout,
+        )
+        return Transfers(limits, self.line)
+
+    @cached_property
+    def _digests(self) -> DigestCache:
+        return DigestCache(self.state)
+
+    def _context(self, raw: Bucket, catalog: Catalog) -> IngestContext:
+        settings = self.profile.settings
+        return IngestContext(
+            raw=raw,
+            catalog=catalog,
+            writer=self.writer,
+            quiet_period=settings.quiet_period,
+            reconstruct_after_bucket=settings.reconstruct_after_bucket,
+            transfers=self._transfers,
+            hash_workers=settings.hash_workers,
+            digests=self._digests,
+            recordings_at_once=settings.recordings_at_once,
+        )
+
+    def _bucket(self, role: Role) -> Bucket:
+        if role not in self._buckets:
+            name = getattr(self.profile.buckets, _PURPOSES[role])
+            self._buckets[role] = Bucket(name, self._endpoint(role))
+        return self._buckets[role]
+
+    def _endpoint(self, role: Role) -> Endpoint:
+        def secret() -> tuple[str, str, str | None]:
+            credential = self._credentials.credential(role)
+            return credential.access_key_id, credential.secret_access_key, credential.session_token
+
+        def renew() -> bool:
+            return self._credentials.renew(role)
+
+        return Endpoint(self._credentials.endpoint(), self.profile.region, secret, renew)
+
+    def _require_identity(self, role: Role, *, may_create: bool = False) -> None:
+        bucket = self._bucket(role)
+        expected = {"family": self.profile.family, "purpose": _PURPOSES[role]}
+        try:
+            raw, _ = bucket.get(BUCKET_IDENTITY)
+        except ObjectNotFound:
+            if not may_create and self.profile.family != "local":
+                raise BucketMismatch(
+                    "the bucket has no identity object",
+                    place=f"{bucket.name}/{BUCKET_IDENTITY}",
+                    remedy=f"If {bucket.name} is this profile's bucket, run `ursa catalog init` once.",
+                ) from None
+            try:
+                bucket.create(BUCKET_IDENTITY, json.dumps(expected).encode())
+            except ObjectExists:
+                self._require_identity(role)
+            return
+        try:
+            document = json.loads(raw)
+            found = {key: document[key] for key in expected}
+        except (ValueError, KeyError, TypeError):
+            found = {}
+        if found != expected:
+            raise BucketMismatch(
+                f"the bucket says it is {found or 'unreadable'}, the profile says {expected}",
+                place=f"{bucket.name}/{BUCKET_IDENTITY}",
+            )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
