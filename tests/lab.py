@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
-from dataclasses import dataclass
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import yaml
 
 from ursa_pipelines import DataInterface
 from ursa_pipelines.embedded.store import open_store
-from ursa_pipelines.objects.keys import recording_prefix
+from ursa_pipelines.objects.keys import BUCKET_IDENTITY, recording_prefix
 from ursa_pipelines.objects.store import Bucket, Endpoint
 from ursa_pipelines.objects.stored import read_stored
 from ursa_pipelines.recordings.merge import merge_manifests
@@ -65,10 +69,39 @@ class Lab:
             assert self.data.verify(row.rec_id).problems == ()
 
 
+@dataclass
+class _BucketPairs:
+    """Pairs of buckets that are made ahead: the first object of a bucket takes the store 0.2 s, in which it waits."""
+
+    state: Path
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4))
+    ahead: deque[Future[dict[str, str]]] = field(default_factory=deque)
+
+    def take(self) -> dict[str, str]:
+        while len(self.ahead) < 5:
+            self.ahead.append(self.pool.submit(self._make))
+        return self.ahead.popleft().result()
+
+    def _make(self) -> dict[str, str]:
+        name = secrets.token_hex(6)
+        buckets = {purpose: f"{purpose}-{name}" for purpose in ("raw", "assets")}
+        store = open_store(self.state, tuple(buckets.values()))
+        endpoint = Endpoint(store.endpoint, "auto", lambda: (store.access_key_id, store.secret_access_key, None))
+        for purpose, bucket in buckets.items():
+            Bucket(bucket, endpoint).create(
+                BUCKET_IDENTITY, json.dumps({"family": "local", "purpose": purpose}).encode()
+            )
+        return buckets
+
+
+@cache
+def _pairs(state: Path) -> _BucketPairs:
+    return _BucketPairs(state)
+
+
 def make_lab(state: Path, directory: Path) -> Lab:
     """A lab with buckets of its own in the store of `state`, its sources below `directory`."""
-    name = secrets.token_hex(6)
-    buckets = {"raw": f"raw-{name}", "assets": f"assets-{name}"}
+    buckets = _pairs(state).take()
     nas, usb = directory / "nas", directory / "usb"
     for source in (nas, usb):
         source.mkdir()
