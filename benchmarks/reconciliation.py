@@ -1,4 +1,4 @@
-"""How long the comparison of sources, bucket and catalog takes, and how much memory, at a given number of recordings.
+"""How long the comparison of sources, bucket and catalog takes, and `ursa status`, and how much memory they need.
 
     python -m benchmarks.reconciliation 100000 --state /tmp/reconciliation
 
@@ -12,10 +12,15 @@ import argparse
 import json
 import multiprocessing
 import os
+import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
@@ -25,6 +30,8 @@ from ursa_pipelines.embedded.state import state_directory
 from ursa_pipelines.embedded.store import open_store
 from ursa_pipelines.objects.keys import marker_key, raw_key
 from ursa_pipelines.objects.store import Bucket, Endpoint
+
+T = TypeVar("T")
 
 PUTS_AT_ONCE = 32
 SEGMENT = b"x" * 64
@@ -109,10 +116,33 @@ def measure(config: Path) -> Measured:
     return Measured(count, round(time.monotonic() - began, 2), peak_mib(), at_rest, problems)
 
 
-def measure_apart(config: Path) -> Measured:
+@dataclass(frozen=True)
+class Answered:
+    """Seconds of one `ursa status`, imports included, its peak resident memory (MiB), and the lines it printed."""
+
+    arguments: str
+    seconds: float
+    peak_mib: float
+    lines: int
+
+
+def measure_status(config: Path, *arguments: str) -> Answered:
+    """One `ursa status` of the profile, in this process."""
+    began = time.monotonic()
+    from ursa_pipelines.cli.main import main as ursa
+
+    printed = Path("status.txt")
+    sys.argv = ["ursa", "status", *arguments, "--config", str(config)]
+    with printed.open("w") as out, redirect_stdout(out), suppress(SystemExit):
+        ursa()
+    seconds = round(time.monotonic() - began, 2)
+    return Answered(" ".join(arguments), seconds, peak_mib(), len(printed.read_text().splitlines()))
+
+
+def apart(call: Callable[..., T], *arguments: object) -> T:
     """The same in a process of its own, whose memory nothing else has used."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(measure, config).result()
+        return process.submit(call, *arguments).result()
 
 
 def peak_mib() -> float:
@@ -132,7 +162,11 @@ def main() -> None:
     os.chdir(state)
     config = prepare(state, asked.size)
     for _ in range(asked.runs):
-        print(json.dumps(asdict(measure_apart(config))), flush=True)
+        print(json.dumps(asdict(apart(measure, config))), flush=True)
+    some, day = rec_id_of(asked.size // 2, start_of(asked.size, asked.size // 2)), start_of(asked.size, asked.size // 2)
+    since, until = (f"{one:%Y-%m-%d}" for one in (day, day + timedelta(days=7)))
+    for arguments in ((), ("--all", "--json"), (some,), ("--since", since, "--until", until)):
+        print(json.dumps(asdict(apart(measure_status, config, *arguments))), flush=True)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,12 @@ def make_lab(state: Path, directory: Path) -> Lab:
                 "store": "embedded",
                 "buckets": buckets,
                 "sources": [{"name": "nas", "path": str(nas)}, {"name": "usb", "path": str(usb)}],
-                "settings": {"quiet_period": 5, "reconstruct_after": 5, "reconstruct_after_bucket": 0},
+                "settings": {
+                    "quiet_period": 5,
+                    "reconstruct_after": 5,
+                    "reconstruct_after_bucket": 0,
+                    "media_probe": False,
+                },
             }
         )
     )

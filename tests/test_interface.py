@@ -182,7 +182,7 @@ def test_a_profile_is_named_or_given_and_never_taken_from_the_environment(
 def test_an_interface_shows_its_profile_and_is_not_pickled(lab: Lab, store_state: Path):
     assert lab.data.list_recordings() == []
 
-    assert repr(lab.data) == "DataInterface(profile='lab')"
+    assert repr(lab.data).startswith("DataInterface(profile: lab, family: local, ")
     access = json.loads((store_state / "store/server.json").read_bytes())
     shown = repr(vars(lab.data))
     assert access["secret_access_key"] not in shown

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from ursa_pipelines.ingest.context import UploadProgress
     from ursa_pipelines.ingest.register import IngestResult
     from ursa_pipelines.interface import DataInterface
+    from ursa_pipelines.objects.data import Data, RawBytes
     from ursa_pipelines.objects.download import DownloadProgress
     from ursa_pipelines.recordings.rows import ModalityRow, ParticipantRow, RecordingRow, StorageFormat
 
 _HOMES = {
     "BatchItem": "ursa_pipelines.ingest.batch",
+    "Data": "ursa_pipelines.objects.data",
     "DataInterface": "ursa_pipelines.interface",
     "DownloadProgress": "ursa_pipelines.objects.download",
     "IngestResult": "ursa_pipelines.ingest.register",
@@ -29,6 +31,7 @@ _HOMES = {
     "ParticipantRow": "ursa_pipelines.recordings.rows",
     "QueryResult": "ursa_pipelines.catalog.results",
     "QueryResultList": "ursa_pipelines.catalog.results",
+    "RawBytes": "ursa_pipelines.objects.data",
     "RecordingRow": "ursa_pipelines.recordings.rows",
     "StorageFormat": "ursa_pipelines.recordings.rows",
     "UploadProgress": "ursa_pipelines.ingest.context",
@@ -37,6 +40,7 @@ _HOMES = {
 
 __all__ = [
     "BatchItem",
+    "Data",
     "DataInterface",
     "DownloadProgress",
     "IngestResult",
@@ -44,6 +48,7 @@ __all__ = [
     "ParticipantRow",
     "QueryResult",
     "QueryResultList",
+    "RawBytes",
     "RecordingRow",
     "StorageFormat",
     "UploadProgress",
@@ -59,3 +64,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -6,6 +6,8 @@ on a Dagster page. `Retryable` errors pass by themselves or with time; all other
 
 from __future__ import annotations
 
+_SHOWN = 1500
+
 
 class UrsaError(Exception):
     """Base of all errors of this package.
@@ -30,10 +32,19 @@ class UrsaError(Exception):
         self.remedy = remedy or type(self).remedy
         super().__init__(problem)
 
-    def __str__(self) -> str:
+    @property
+    def told(self) -> str:
+        """What is wrong and where, without the remedy."""
         where = ": ".join(part for part in (self.recording, self.place) if part)
-        told = f"{where}: {self.problem}" if where else self.problem
-        return _printable(f"{told.rstrip('.')}. {self.remedy}")
+        return _printable(f"{where}: {self.problem}" if where else self.problem)
+
+    def __str__(self) -> str:
+        return f"{self.told.rstrip('.')}. {_printable(self.remedy)}"
+
+    def _render_traceback_(self) -> list[str]:
+        """The lines that a notebook shows in place of the stack (a hook of IPython's); `traceback` has the whole."""
+        told = self.told if len(self.told) <= _SHOWN else f"{self.told[:_SHOWN]}\u2026"
+        return [f"{type(self).__name__}: {told.rstrip('.')}.", "", f"What to do: {_printable(self.remedy)}"]
 
     def __reduce__(self):
         return _rebuild, (type(self), self.problem, dict(self.__dict__))
@@ -120,6 +131,15 @@ class ContentMismatch(RecordingRefused):
     remedy = "The copy is damaged: take the file from the rig or another copy again."
 
 
+class MediaTruncated(RecordingRefused):
+    """Media files are cut off, and the profile says that such a recording is refused."""
+
+    remedy = (
+        "Copy the named files again; if there is no more of them, `truncated: report` in the profile's settings takes "
+        "the recording as it is."
+    )
+
+
 class RecordingConflict(RecordingRefused):
     """The rec_id, the recording_hash or a path already stands for other content."""
 
@@ -157,6 +177,23 @@ class UploadInterrupted(Retryable):
     """A stop was asked for. Nothing was registered."""
 
     remedy = "Run it again; what is stored is not sent again."
+
+
+# Plans in files
+
+
+class PlanInvalid(UrsaError):
+    """A file is no plan that may be applied, or none may be written there; `place` names the file and the field."""
+
+    remedy = "Make a new one with `ursa plan --out FILE`."
+
+
+class PlanDrifted(UrsaError):
+    """Source, bucket, catalog or profile are not as they were when the plan was made. Nothing was written."""
+
+    remedy = (
+        "Make a new plan with `ursa plan --out FILE`, look at it, and apply that; what is stored is not sent again."
+    )
 
 
 # Objects
@@ -206,6 +243,45 @@ class StoreRefused(UrsaError):
     """The object store does not accept a request that it should."""
 
     remedy = "Report this with the code it gave; nothing was stored."
+
+
+# Downloads
+
+
+class DestinationConflict(UrsaError, FileExistsError):
+    """Something else stands where a downloaded file goes. It was left as it is."""
+
+    remedy = "Move it away or choose another directory, then run it again; what is there and right is kept."
+
+
+class DestinationFull(UrsaError):
+    """The disk that a download goes to has not enough room. What has come is kept."""
+
+    remedy = "Make room or choose another directory, then run it again; it goes on from what is there."
+
+
+class DestinationUnusable(UrsaError):
+    """A download cannot go on safely where it was told to go. What has come is kept."""
+
+    remedy = "Download to a disk of this machine, and copy it from there."
+
+
+class DestinationBusy(Retryable):
+    """Another download writes the same file and does not get on."""
+
+    remedy = "Let the other download end or stop it, then run it again."
+
+
+class DataTooLarge(UrsaError):
+    """More was asked for in memory than the limit allows. Nothing was read."""
+
+    remedy = "Use download(...) to bring it to a directory, ask for fewer modalities, or pass a higher max_bytes=."
+
+
+class ResultUnbound(UrsaError):
+    """A query result does not know which interface it came from."""
+
+    remedy = "Use data.download(results, dest) or data.get(results), or query again."
 
 
 # Catalog

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
+from ursa_pipelines.announcing import ingest_announced, needs_announcement
 from ursa_pipelines.catalog.pointer import init_catalog
 from ursa_pipelines.catalog.policies import ModalityPolicy, RecordingPolicy
 from ursa_pipelines.catalog.results import QueryResult, QueryResultList, QueryStatus, Where
@@ -15,16 +17,22 @@ from ursa_pipelines.errors import (
     UrsaError,
 )
 from ursa_pipelines.ingest import pipeline
-from ursa_pipelines.ingest.batch import BatchItem, ingest_many
+from ursa_pipelines.ingest.batch import BatchItem, BatchItems
 from ursa_pipelines.ingest.context import UploadProgress, Watch
-from ursa_pipelines.ingest.plan import IngestPlan, plan_ingest
+from ursa_pipelines.ingest.fetch import MAX_BYTES, read_data
+from ursa_pipelines.ingest.plan import IngestPlan, IngestPlans, plan_ingest, plan_many, targets_of
+from ursa_pipelines.ingest.plan_file import PlanFile, require_same_place
 from ursa_pipelines.ingest.reconstruct_manifest import reconstruct_in_bucket
 from ursa_pipelines.ingest.register import IngestResult
+from ursa_pipelines.ingest.results_shown import Shown
+from ursa_pipelines.ingest.targets import Targets, find_targets
 from ursa_pipelines.ingest.verify import Verification, verify
 from ursa_pipelines.ingest.wanted import wanted_files
-from ursa_pipelines.objects.download import DownloadProgress, Layout, download_files
+from ursa_pipelines.objects.data import Data
+from ursa_pipelines.objects.destination import Layout
+from ursa_pipelines.objects.download import DownloadProgress, download_files
 from ursa_pipelines.objects.unfinished import UnfinishedUpload, UnfinishedUploads
-from ursa_pipelines.profiles.timetable import clear_override, set_override
+from ursa_pipelines.profiles.timetable import Bandwidth, Estimate, Timetable, clear_override, estimate, set_override
 from ursa_pipelines.recordings.manifest import Manifest
 from ursa_pipelines.recordings.rows import ModalityRow, ParticipantRow, RecordingRow, StorageFormat
 from ursa_pipelines.rooms import WRITE_ROLES, Rooms
@@ -36,7 +44,7 @@ if TYPE_CHECKING:
     from ursa_pipelines.catalog.tables.schemas import TableName
 
 
-class DataInterface(Rooms):
+class DataInterface(Rooms, Shown):
     """Reads the catalog and the recordings of a profile; writes after `enable_writes()`.
 
     `profile` is "local", "r2" or "r2-test"; `config_path` names a YAML file that is a profile of its own, or
@@ -56,8 +64,17 @@ class DataInterface(Rooms):
     1
     """
 
-    def __repr__(self) -> str:
-        return f"DataInterface(profile={self.profile.name!r})"
+    def _shown(self) -> dict[str, str]:
+        # Only what is known already: showing it opens nothing and asks nobody.
+        opened = next((self.__dict__[name] for name in ("catalog", "_rw_catalog") if name in self.__dict__), None)
+        return {
+            "profile": self.profile.name,
+            "family": self.profile.family,
+            "raw": self.profile.buckets.raw,
+            "assets": self.profile.buckets.assets,
+            "catalog": opened.prefix if opened else "",
+            "may write": " and ".join(sorted(self._enabled)) or "nothing, before enable_writes()",
+        }
 
     # Ingest
 
@@ -99,15 +116,33 @@ class DataInterface(Rooms):
         )
 
     def ingest_many(
-        self, directories: Iterable[Path | str], *, overwrite: bool = False, allow_partial: bool = False
-    ) -> list[BatchItem]:
-        """Ingests each directory on its own: OK, SKIP (not ready) or FAIL with the reason; none stops the rest."""
-        return ingest_many(
+        self,
+        what: Iterable[Path | str | IngestPlan] | None,
+        *,
+        overwrite: bool = False,
+        allow_partial: bool = False,
+        progress: Callable[[str, UploadProgress], None] | None = None,
+        on_ended: Callable[[BatchItem], None] | None = None,
+        should_pause: Callable[[], bool] | None = None,
+    ) -> BatchItems:
+        """Ingests each recording on its own: OK, SKIP (not ready) or FAIL with the reason; none stops the rest.
+
+        `what` are recording directories, directories that hold such, rec_ids, or plans that `plan_many` made; None
+        means all recordings on the sources. From `notifications.announce_from` recordings on it is announced before
+        the first byte. `progress` (told the rec_id) and `on_ended` (once for each recording) are called from threads.
+        """
+        items = ingest_announced(
             self.ingest_context(),
-            [Path(directory) for directory in directories],
+            self.profile,
+            what if what is None else list(what),
+            timetable=self._timetable,
             overwrite=overwrite,
             allow_partial=allow_partial,
+            progress=progress,
+            on_ended=on_ended,
+            should_pause=should_pause,
         )
+        return BatchItems(items)
 
     def reconstruct_manifest(
         self,
@@ -125,8 +160,71 @@ class DataInterface(Rooms):
         return reconstruct_in_bucket(context, rec_id, Watch(progress, should_pause))
 
     def plan(self, source_dir: Path | str) -> IngestPlan:
-        """What `ingest` would do with a directory; reads no segment and writes nothing."""
+        """What `ingest` would do with a directory; writes nothing, and reads of segments at most the headers of media.
+
+        Raises what that would."""
         return plan_ingest(self.reading_context, Path(source_dir))
+
+    def find_targets(self, what: Sequence[Path | str] = ()) -> Targets:
+        """The recordings that `what` names, as for `plan_many`, and the sources that could not be read."""
+        return find_targets(self.reading_context, self.sources, what)
+
+    def plan_many(
+        self,
+        what: Sequence[Path | str] | Targets = (),
+        *,
+        overwrite: bool = False,
+        allow_partial: bool = False,
+        on_planned: Callable[[IngestPlan], None] | None = None,
+    ) -> IngestPlans:
+        """What `ingest_many` would do with each recording; without `what` with all on the sources.
+
+        Never raises for one recording; raises `SourceNotFound` and `SourceUnavailable` for `what` names nothing.
+        `on_planned` is called from threads.
+        """
+        targets = what if isinstance(what, Targets) else self.find_targets(what)
+        plans = plan_many(
+            self.reading_context, targets, overwrite=overwrite, allow_partial=allow_partial, on_planned=on_planned
+        )
+        return IngestPlans(plans)
+
+    def plan_file(
+        self, plans: Sequence[IngestPlan], *, overwrite: bool = False, allow_partial: bool = False
+    ) -> PlanFile:
+        """The plans with what they hold for, as `write_plan` and `drift` take them."""
+        profile = self.profile
+        where = f"{profile.store}\n{profile.endpoint or self.state}\n{profile.region}"
+        return PlanFile(
+            profile=profile.name,
+            family=profile.family,
+            buckets=profile.buckets.model_dump(),
+            endpoint=hashlib.sha256(where.encode()).hexdigest()[:16],
+            catalog_prefix=self.catalog.prefix,
+            made_at=datetime.now(UTC),
+            made_by=self.writer.by,
+            overwrite=overwrite,
+            allow_partial=allow_partial,
+            recordings=list(plans),
+        )
+
+    def plan_again(self, before: PlanFile, *, on_planned: Callable[[IngestPlan], None] | None = None) -> PlanFile:
+        """What a plan from a file would ingest, planned anew for `drift`. Raises `PlanDrifted` for another place."""
+        options = {"overwrite": before.overwrite, "allow_partial": before.allow_partial}
+        require_same_place(before, self.plan_file([], **options))
+        return self.plan_file(self.plan_many(targets_of(before.to_ingest), on_planned=on_planned, **options), **options)
+
+    def estimate(self, plans: Sequence[IngestPlan]) -> Estimate:
+        """How long sending what these plans would send takes under the cap in force, from now on."""
+        size = sum(plan.bytes_to_send for plan in plans if plan.action == "ingest")
+        return estimate(self._timetable, size, datetime.now(UTC).astimezone())
+
+    def needs_announcement(self, plans: Sequence[IngestPlan]) -> str:
+        """The text that a person must post before this ingest, or "" where none need; see `announcing`."""
+        return needs_announcement(self.profile, plans, by=self.writer.by, timetable=self._timetable)
+
+    @property
+    def _timetable(self) -> Timetable:
+        return Bandwidth(self.profile.settings.bandwidth, self.state).in_force()
 
     def verify(
         self,
@@ -284,8 +382,9 @@ class DataInterface(Rooms):
 
         `participants` takes names or ids, `modalities` families; recordings without a match are dropped when
         modalities are asked for. `status` is "raw", "ingested" or None for any. Times are half-open, UTC.
+        What it returns can be taken further: `data.query(modalities=["eeg"])[:3].download("out")`.
         """
-        return self.catalog.query(
+        found = self.catalog.query(
             recording_hash=recording_hash,
             participants=participants,
             modalities=modalities,
@@ -294,6 +393,7 @@ class DataInterface(Rooms):
             started_before=started_before,
             metadata=metadata,
         )
+        return found.delivered_by(self)
 
     def scan(
         self, table: TableName, where: Where | None = None, columns: Sequence[str] | None = None
@@ -314,12 +414,39 @@ class DataInterface(Rooms):
     ) -> list[Path]:
         """Downloads the raw segments of query results, verified against their manifests; the paths written.
 
-        `progress` is told of six phases: start, plan_done, modality_start, file_done, modality_done, finish.
-        Raises `ContentMismatch`, `ObjectsMissing`; a file that exists with other content is `FileExistsError`.
+        `layout` is "by_recording", "by_modality" or "flat". Several files come at once. After an interruption the same
+        call goes on where it was; what is there and right is kept. `progress` is told of six phases, in the calling
+        thread: start, plan_done, modality_start, file_done, modality_done, finish.
+        Raises `ContentMismatch`, `ObjectsMissing`, `DestinationFull`; a file that exists with other content is
+        `DestinationConflict`, which is a `FileExistsError`.
         """
         results = [target] if isinstance(target, QueryResult) else list(target)
         raw = self._bucket("raw_ro")
-        return download_files(raw, lambda: wanted_files(raw, results), Path(dest), layout=layout, progress=progress)
+        return download_files(
+            raw,
+            lambda: wanted_files(raw, results),
+            Path(dest),
+            layout=layout,
+            progress=progress,
+            workers=self.profile.settings.upload_workers,
+        )
+
+    @overload
+    def get(self, target: QueryResult, *, max_bytes: int = MAX_BYTES) -> Data: ...
+
+    @overload
+    def get(self, target: Iterable[QueryResult], *, max_bytes: int = MAX_BYTES) -> list[Data]: ...
+
+    def get(self, target: QueryResult | Iterable[QueryResult], *, max_bytes: int = MAX_BYTES) -> Data | list[Data]:
+        """The raw segments of query results in memory, verified as a download is; `Data` for each.
+
+        `data.get(result).modalities["eeg"].segments` are (key, bytes), sorted by key. Raises `DataTooLarge` before
+        anything is read if they are more than `max_bytes` (1 GiB) together, and what `download` raises.
+        """
+        results = [target] if isinstance(target, QueryResult) else list(target)
+        workers = self.profile.settings.upload_workers
+        found = read_data(self._bucket("raw_ro"), results, max_bytes=max_bytes, workers=workers)
+        return found[0] if isinstance(target, QueryResult) else found
 
     def init_catalog(self) -> str:
         """Creates an empty catalog and the buckets' identity objects where they are missing; the live prefix."""

@@ -28,6 +28,7 @@ from ursa_pipelines.objects.store import Bucket, Endpoint
 from ursa_pipelines.objects.transfers import TransferLimits, Transfers
 from ursa_pipelines.profiles import CredentialSource, Profile, Role, load_profile
 from ursa_pipelines.profiles.timetable import Bandwidth
+from ursa_pipelines.recordings.media_probe import PATIENCE_SECONDS, MediaProbe
 
 WRITE_ROLES: tuple[Role, ...] = ("assets_rw", "raw_rw")
 
@@ -51,6 +52,8 @@ class Rooms:
         """
         for bucket in self._buckets.values():
             bucket.close()
+        if self._media is not None:
+            self._media.close()
 
     def enable_writes(self, roles: Sequence[Role] = ("assets_rw",)) -> None:
         """Allows writes with these roles; `ingest` needs `("assets_rw", "raw_rw")`.
@@ -146,6 +149,14 @@ class Rooms:
     def _digests(self) -> DigestCache:
         return DigestCache(self.state)
 
+    @cached_property
+    def _media(self) -> MediaProbe | None:
+        settings = self.profile.settings
+        if not settings.media_probe or not MediaProbe.is_installed():
+            return None
+        # Less than what a source is given, so that a file on which its reader hangs is not taken for a drive that does.
+        return MediaProbe(patience=min(PATIENCE_SECONDS, settings.read_timeout / 2))
+
     def _context(self, raw: Bucket, catalog: Catalog) -> IngestContext:
         settings = self.profile.settings
         return IngestContext(
@@ -158,6 +169,8 @@ class Rooms:
             hash_workers=settings.hash_workers,
             digests=self._digests,
             recordings_at_once=settings.recordings_at_once,
+            media=self._media,
+            truncated=settings.truncated,
         )
 
     def _bucket(self, role: Role) -> Bucket:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from ursa_pipelines import Data
 from ursa_pipelines.catalog.results import QueryResult, QueryResultList
+from ursa_pipelines.errors import ResultUnbound
 from ursa_pipelines.recordings.rows import ModalityRow, RecordingRow, StorageFormat
 
 START = datetime(2026, 5, 20, 19, 56, 28, tzinfo=UTC)
@@ -91,3 +98,56 @@ def test_one_result_is_a_line():
         "QueryResult(rec_20260520_195628_0000, 2026-05-20 19:56:28, no modalities)"
     )
     assert repr([result(), result()]).count("QueryResult(") == 2
+
+
+class _Deliverer:
+    """Notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[QueryResult], Any, dict[str, Any]]] = []
+
+    def download(self, target: Any, dest: Any, **options: Any) -> list[Path]:
+        self.asked.append((list(target), dest, options))
+        return [Path(dest)]
+
+    def get(self, target: Any, **options: Any) -> Any:
+        self.asked.append((list(target), None, options))
+        return [Data(one.recording, {}) for one in target]
+
+
+def test_results_slices_and_sums_of_them_can_be_downloaded():
+    deliverer = _Deliverer()
+    results = QueryResultList([result(0), result(1), result(2)]).delivered_by(deliverer)
+
+    for chosen in (results[:2], results[:1] + results[1:2], QueryResultList(reversed(results[:2])), results[:2].copy()):
+        assert isinstance(chosen, QueryResultList)
+        assert chosen.download("out", layout="flat") == [Path("out")]
+        assert len(deliverer.asked[-1][0]) == 2
+    results[0].download("out")
+
+    assert deliverer.asked[0] == ([result(0), result(1)], "out", {"layout": "flat", "progress": None})
+    assert deliverer.asked[-1] == ([result(0)], "out", {"layout": "by_recording", "progress": None})
+    assert results[0].get(max_bytes=5).metadata == results[0].recording
+    assert deliverer.asked[-1] == ([result(0)], None, {"max_bytes": 5})
+
+
+def test_what_delivers_results_is_neither_shown_nor_compared_nor_pickled():
+    plain, bound = result(), QueryResultList([result()]).delivered_by(_Deliverer())
+
+    (unpickled,) = pickle.loads(pickle.dumps(bound))
+
+    assert unpickled == bound[0] == plain
+    assert repr(bound[0]) == repr(plain)
+    assert set(asdict(bound[0])) == {"recording", "modalities"}
+    with pytest.raises(ResultUnbound, match=r"data\.download\(results, dest\)"):
+        unpickled.download("out")
+
+
+def test_results_without_an_interface_or_of_two_say_what_to_do():
+    one, other = (QueryResultList([result(number)]).delivered_by(_Deliverer()) for number in range(2))
+
+    with pytest.raises(ResultUnbound, match="query again"):
+        QueryResultList([result()]).get()
+    with pytest.raises(ResultUnbound, match="on their own"):
+        (one + other).download("out")
+    assert QueryResultList().download("out") == []

@@ -43,7 +43,8 @@ def test_a_fold_says_what_it_brought_into_the_tables(lab: Lab, ursa: Command):
 
     told = json.loads(ursa("catalog", "fold", "--all", "--json").stdout)
 
-    assert (told["entries"], told["gave_up"]) == (2, False)
+    assert (told["summary"]["entries"], told["summary"]["gave_up"]) == (2, False)
+    assert "recordings" in {one["table"] for one in told["items"]}
 
 
 def test_a_fold_with_check_mends_what_no_mark_tells_of(lab: Lab, ursa: Command):

@@ -48,8 +48,8 @@ def test_a_fix_is_dry_until_it_is_committed(ursa: Command, lab: Lab):
 def test_small_differences_stay_unless_asked_for(ursa: Command, lab: Lab):
     recorded(lab, FIRST, ended_at="2026-05-20T19:57:50Z")
 
-    assert ursa.json("durations", "fix") == []
-    (item,) = ursa.json("durations", "fix", "--min-delta-seconds", "20", "--commit", "--yes")
+    assert ursa.json("durations", "fix")["items"] == []
+    (item,) = ursa.json("durations", "fix", "--min-delta-seconds", "20", "--commit", "--yes")["items"]
     assert (item["state"], item["derived_duration_seconds"], item["outcome"]) == ("fix", 60.0, "written")
 
 

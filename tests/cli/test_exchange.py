@@ -64,8 +64,8 @@ def test_an_export_says_where_names_are(lab: Lab, ursa: Command, exported: Path,
 def test_an_export_for_machines_is_one_document(lab: Lab, ursa: Command, exported: Path):
     document = json.loads(ursa(lab, "export", exported, "--overwrite", "--json").stdout)
 
-    assert document["holds_names"] is True
-    assert {one["table"]: one["rows"] for one in document["tables"]} == {
+    assert document["summary"]["holds_names"] is True
+    assert {one["table"]: one["rows"] for one in document["items"]} == {
         "recordings": 1,
         "modalities": 2,
         "participants": 1,
@@ -128,9 +128,11 @@ def test_what_an_import_finds_is_one_document_for_machines(lab: Lab, ursa: Comma
 
     document = json.loads(ursa(lab, "import", exported, "--commit", "--json", code=1).stdout)
 
-    assert document["report"] is None
-    assert (document["plan"]["refused"], document["plan"]["kinds"]) == (1, {"invalid": 1, "orphan": 2})
-    assert document["plan"]["problems"]["shown"][0] == {
+    assert document["summary"]["report"] is None
+    plan = document["summary"]["plan"]
+    assert (plan["refused"], plan["problems"], plan["kinds"]) == (1, 3, {"invalid": 1, "orphan": 2})
+    assert document["items"][0] == {
+        "finding": "refused",
         "kind": "invalid",
         "reason": r"recording_hash: String should match pattern '^[A-Za-z0-9_-]+\z'",
         "file": str(exported / "recordings.parquet"),

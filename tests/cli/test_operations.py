@@ -70,7 +70,7 @@ def test_a_backfill_shows_what_it_takes_and_ingests_that_here_if_no_dagster_runs
         assert set(instance.get_dynamic_partitions("recordings")) == {GOOD, BAD}
     assert {(one["ursa/trigger"], one["ursa/by"]) for one in tags} == {("backfill", lab.data.writer.by)}
 
-    (again,) = ursa.json("backfill", "--failed", "--dry-run")["recordings"]
+    (again,) = ursa.json("backfill", "--failed", "--dry-run")["items"]
     assert (again["rec_id"], again["places"]) == (BAD, ["nas"])
     assert again["state"].startswith("failed")
 
@@ -83,7 +83,7 @@ def test_what_the_catalog_lacks_is_found_on_sources_and_in_the_bucket(ursa: Comm
 
     found = ursa.json("backfill", "--missing", "--dry-run")
 
-    assert [(one["rec_id"], one["places"], one["state"]) for one in found["recordings"]] == [
+    assert [(one["rec_id"], one["places"], one["state"]) for one in found["items"]] == [
         (GOOD, ["usb"], "not ingested"),
         (BAD, ["bucket"], "not ingested"),
     ]
@@ -287,8 +287,8 @@ def test_quarantine_and_waiver_are_passed_by_until_somebody_names_them(ursa: Com
     ursa("waive", GOOD, "--reason", "only a test", "--yes")
     found = ursa.json("backfill", "--since", "2026-01-01", "--dry-run")
 
-    assert [one["rec_id"] for one in found["recordings"]] == [BAD]
-    assert [(one["rec_id"], one["state"], one["reason"]) for one in found["passed_by"]] == [
+    assert [one["rec_id"] for one in found["items"]] == [BAD]
+    assert [(one["rec_id"], one["state"], one["reason"]) for one in found["summary"]["passed_by"]] == [
         (OLD, "quarantined", "the rig's clock was wrong"),
         (GOOD, "waived", "only a test"),
     ]
@@ -297,7 +297,7 @@ def test_quarantine_and_waiver_are_passed_by_until_somebody_names_them(ursa: Com
 
     assert [row.rec_id for row in lab.data.list_recordings()] == [OLD]
     again = ursa.json("backfill", OLD, "--dry-run")
-    assert again["recordings"][0]["state"] == "registered"
+    assert again["items"][0]["state"] == "registered"
 
 
 @pytest.mark.parametrize("reason", ["", "  ", "two\nlines", "x" * 501])
@@ -338,7 +338,7 @@ def test_the_history_tells_who_did_what_and_why(ursa: Command, lab: Lab):
     ursa("retry", GOOD, "--yes")
     ursa("backfill", GOOD, "--yes")
 
-    happened = ursa.json("history", GOOD)
+    happened = ursa.json("history", GOOD)["items"]
 
     assert [one["what"] for one in happened] == ["quarantined", "retried", "arrived on nas", "registered (created)"]
     assert {one["by"] for one in happened} == {lab.data.writer.by}

@@ -63,12 +63,12 @@ def test_json_has_ids_and_no_names(ursa: Command, lab: Lab):
     recorded(lab, FIRST, told=b"Aria Lin")
     recorded(lab, SECOND, "Arya Lin")
 
-    (item,) = ursa.json("participants", "backfill", "--commit", "--yes")
-    (finding,) = ursa.json("participants", "audit", code=1)
-    people = ursa.json("participants", "list")
-    merge = ursa.json("participants", "merge", ARYA, ARIA, "--commit", "--yes")
+    (item,) = ursa.json("participants", "backfill", "--commit", "--yes")["items"]
+    (finding,) = ursa.json("participants", "audit", code=1)["items"]
+    people = ursa.json("participants", "list")["items"]
+    (merge,) = ursa.json("participants", "merge", ARYA, ARIA, "--commit", "--yes")["items"]
     ursa("participants", "rename", ARIA, "Aria Li", "--commit", "--yes")
-    history = ursa.json("participants", "history", ARIA)
+    history = ursa.json("participants", "history", ARIA)["items"]
 
     assert (item["rec_id"], item["state"], item["bucket"], item["outcome"]) == (FIRST, "add", [ARIA], "written")
     assert (finding["kind"], finding["others"]) == ("near spelling", [max(ARIA, ARYA)])

@@ -244,6 +244,52 @@ def test_progress_and_registrations_are_told_by_recording(lab: Lab):
     assert sorted(registered) == [GOOD, LAST]
 
 
+def test_each_recording_that_ended_is_told_once_whatever_became_of_it(lab: Lab):
+    directories = _mixed_lot(lab)
+    told: list[tuple[str, str]] = []
+    lock = threading.Lock()
+
+    def tell(item: BatchItem) -> None:
+        with lock:
+            told.append((item.rec_id, item.status))
+        raise OSError("the terminal is gone")
+
+    items = lab.data.ingest_many(directories, on_ended=tell)
+
+    assert sorted(told) == sorted((item.rec_id, item.status) for item in items)
+    assert {status for _, status in told} == {"OK", "FAIL", "SKIP"}
+
+
+def test_the_steps_of_an_orchestrator_tell_of_each_end_once(lab: Lab):
+    directories = _mixed_lot(lab)
+    told: list[str] = []
+    batch = Batch(
+        lab.data.ingest_context(), lambda rec_id: [lab.nas / rec_id], on_ended=lambda item: told.append(item.rec_id)
+    )
+    items = [BatchItem(directory.name) for directory in directories]
+
+    ended_at: dict[StepName, list[str]] = {}
+    for name in STEPS:
+        items = batch.step(name, items)
+        ended_at[name], told[:] = sorted(told), []
+
+    assert ended_at["discover"] == sorted([BAD, WAITING])
+    assert ended_at["register"] == sorted([GOOD, BARE, LAST])
+    assert sum(map(len, ended_at.values())) == len(items)
+
+
+def test_a_pause_stops_between_two_recordings_and_nothing_of_the_rest_is_registered(lab: Lab):
+    directories = [write_recording(lab.nas, rec_id, {**FILES, "mic/id": rec_id.encode()}) for rec_id in (GOOD, LAST)]
+    paused = threading.Event()
+
+    first = lab.data.ingest_many(directories, should_pause=lambda: True)
+    items = lab.data.ingest_many(directories, on_ended=lambda item: paused.set(), should_pause=paused.is_set)
+
+    assert [(item.status, item.error_type) for item in first] == [("SKIP", "UploadInterrupted")] * 2
+    assert items[0].status == "OK" or items[1].status == "OK"
+    lab.check_invariants()
+
+
 def test_a_plan_writes_nothing(lab: Lab):
     directories = _mixed_lot(lab)
     lab.data.ingest_many(directories[:1])

@@ -437,12 +437,12 @@ def test_the_command_asks_before_it_notes_and_can_only_look(ursa: Command, lab: 
     by_path_b(lab)
     before = lab.everything()
 
-    assert ursa("verify", REC) == f"{REC}: ok, 3 files by size\n"
+    assert ursa("verify", REC).endswith(f"OK {REC}: 3 files by size\n")
     assert "--yes" in ursa("verify", REC, "--deep", code=2)
     ursa("verify", REC, "--deep", typed="n", code=3)
-    assert ursa("verify", REC, "--deep", "--no-record") == f"{REC}: ok, 3 files by sha256\n"
+    assert ursa("verify", REC, "--deep", "--no-record").endswith(f"OK {REC}: 3 files by sha256\n")
     assert lab.everything() == before
 
-    assert ursa("verify", REC, "--deep", "--yes") == f"{REC}: ok, 3 files by sha256, noted in the row\n"
-    assert ursa("verify", REC, "--deep", "--yes") == f"{REC}: ok, 3 files by sha256\n"
+    assert ursa("verify", REC, "--deep", "--yes").endswith(f"OK {REC}: 3 files by sha256, noted in the row\n")
+    assert ursa("verify", REC, "--deep", "--yes").endswith(f"OK {REC}: 3 files by sha256\n")
     assert level(lab) == "sha256"

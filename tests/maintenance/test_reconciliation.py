@@ -5,20 +5,23 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.lab import Lab
 from tests.recordings_on_disk import manifest_of, write_recording
+from ursa_pipelines.catalog.entries import entry_key
 from ursa_pipelines.ingest.sources import Source
 from ursa_pipelines.maintenance import reconciliation
+from ursa_pipelines.maintenance.narrowing import Only
 from ursa_pipelines.maintenance.reconciliation import Registered, Sighted, Standing, look_again, reconcile
 from ursa_pipelines.objects.keys import raw_key
 from ursa_pipelines.recordings.inventory import take_inventory
 
 FIRST, SECOND, THIRD, FOURTH, FIFTH = (f"rec_20260520_19562{digit}_b1dd" for digit in "12345")
+LATE = "rec_20260601_000000_b1dd"
 FILES = {"mic/seg_0000.wav": b"sound", "camera_a/seg_0000.mp4": b"video"}
 
 
@@ -65,6 +68,66 @@ def test_each_recording_is_told_once_with_where_it_is(lab: Lab):
     assert row is not None
     assert (row.bytes, row.verification) == (sum(map(len, files_of(THIRD).values())), "sha256")
     assert row.registered_at > 0
+
+
+@pytest.mark.parametrize(
+    ("only", "told"),
+    [
+        (Only(), ["rec_20260430_235959_b1dd", "rec_20260501_000000_b1dd", "rec_20260531_235959_b1dd", LATE]),
+        (Only(since=date(2026, 5, 1)), ["rec_20260501_000000_b1dd", "rec_20260531_235959_b1dd", LATE]),
+        (Only(before=date(2026, 5, 1)), ["rec_20260430_235959_b1dd"]),
+        (
+            Only(since=date(2026, 5, 1), before=date(2026, 6, 1)),
+            ["rec_20260501_000000_b1dd", "rec_20260531_235959_b1dd"],
+        ),
+        (Only(frozenset({LATE, FIRST})), [FIRST, LATE]),
+        (Only(frozenset({LATE, FIRST}), since=date(2026, 6, 1)), [LATE]),
+    ],
+)
+def test_what_is_narrowed_is_told_as_it_is_in_the_whole(only: Only, told: list[str], lab: Lab):
+    on_nas, registered, stored = ("rec_20260430_235959_b1dd", "rec_20260501_000000_b1dd", "rec_20260531_235959_b1dd")
+    written(lab.nas, on_nas)
+    ingested(lab, registered)
+    lab.raw.create(raw_key(stored, "mic/seg_0000.wav"), b"sound")
+    ingested(lab, LATE, root=lab.usb)
+    whole = standings(lab)
+
+    found = list(reconcile(lab.data.reading_context, lab.data.sources, only))
+
+    assert [one.rec_id for one in found] == told
+    assert found == [whole.get(rec_id) or Standing(rec_id) for rec_id in told]
+
+
+def test_only_what_is_asked_for_is_looked_at_on_a_source(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    for rec_id in (FIRST, SECOND, LATE):
+        written(lab.nas, rec_id)
+    looked: list[str] = []
+    taken = reconciliation.take_inventory
+
+    def noting(directory: Path, gets_on):
+        looked.append(directory.name)
+        return taken(directory, gets_on)
+
+    monkeypatch.setattr(reconciliation, "take_inventory", noting)
+    only = Only(since=date(2026, 6, 1))
+    assert list(reconcile(lab.data.reading_context, lab.data.sources[:1], only))
+    assert list(reconcile(lab.data.reading_context, lab.data.sources[:1], Only(frozenset({SECOND}))))
+
+    assert looked == [LATE, SECOND]
+
+
+def test_two_rows_are_seen_of_a_named_recording_too(lab: Lab):
+    ingested(lab, FIRST)
+    row = lab.data.list_recordings()[0]
+    twin = row.model_copy(update={"recording_hash": "ab" * 32})
+    entry = lab.data.catalog.entry(row.recording_hash)
+    copy = entry.model_copy(update={"recording": twin, "modalities": [], "log": entry.log})
+    lab.assets.create(entry_key(lab.data.catalog.prefix, twin.recording_hash), copy.model_dump_json().encode())
+    lab.assets.create(f"{lab.data.catalog.prefix}/tail/{twin.recording_hash}.{entry.log[-1].txn}", b"")
+
+    (found,) = reconcile(lab.data.reading_context, lab.data.sources, Only(frozenset({FIRST})))
+
+    assert len(found.rows) == 2
 
 
 def test_the_fingerprint_is_that_of_all_directories_in_the_order_of_the_sources(lab: Lab):

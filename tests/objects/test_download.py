@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from tests.faults.proxy import Answer, Fault, Hold, Proxy, RequestRefused
 from tests.lab import Lab
 from tests.recordings_on_disk import write_recording
 from ursa_pipelines import DownloadProgress
-from ursa_pipelines.errors import ContentMismatch, ObjectsMissing
-from ursa_pipelines.objects.download import Layout, WantedFile, download_files, target_of
+from ursa_pipelines.errors import (
+    ContentMismatch,
+    DestinationConflict,
+    DestinationFull,
+    ObjectsMissing,
+    SourceRefused,
+    UrsaError,
+)
+from ursa_pipelines.objects import destination, part_files
+from ursa_pipelines.objects.destination import Layout, Planned, WantedFile, target_of
+from ursa_pipelines.objects.download import download_files
 from ursa_pipelines.objects.keys import raw_key
 from ursa_pipelines.objects.store import Bucket
 
 REC = "rec_20260520_195628_b1dd"
+RANGE = 8 * 1024**2
+LARGE = hashlib.shake_256(b"large").digest(RANGE + 2 * 1024**2)
 FILES = {
     "camera_a/seg_0000.mp4": b"video a",
     "camera_b/seg_0000.mp4": b"video b",
@@ -101,7 +124,7 @@ def test_corrupted_bytes_are_found_and_no_file_is_left(lab: Lab, tmp_path: Path)
         lab.data.download(lab.data.query(), tmp_path / "out")
 
     assert (caught.value.recording, caught.value.place) == (REC, "camera_b/seg_0000.mp4")
-    assert _files_below(tmp_path / "out") == [f"{REC}/camera_a/seg_0000.mp4"]
+    assert _files_below(tmp_path / "out" / REC / "camera_b") == []
 
 
 def test_a_second_download_keeps_what_is_right_and_brings_the_rest(lab: Lab, tmp_path: Path):
@@ -161,6 +184,319 @@ def test_two_files_that_would_share_a_flat_name_are_refused_before_anything_is_w
         download_files(bucket, lambda: plan, tmp_path / "out", layout="flat", progress=None)
 
     assert not (tmp_path / "out").exists()
+
+
+def test_after_a_kill_only_the_rest_is_asked_for(bucket: Bucket, proxied: Bucket, proxy: Proxy, rec_id: str, tmp_path):
+    wanted = _store(bucket, rec_id, "camera_a/a.mp4", LARGE)
+    hold = Hold(r"GET .*/camera_a/a\.mp4", 2)
+    proxy.fault = hold
+    process = subprocess.Popen([sys.executable, "-c", _DOWNLOAD, repr(_opened(proxied)), repr(wanted), str(tmp_path)])
+    assert hold.reached.wait(30)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    hold.ended.set()
+    proxy.fault = Fault()
+    (part,) = _files_below(tmp_path)
+    came = (tmp_path / part).stat().st_size
+
+    told, asked = _ranges(proxy, lambda: _download(proxied, [wanted], tmp_path))
+
+    assert came == RANGE
+    assert asked == [(RANGE, len(LARGE) - 1)]
+    assert told[0].read_bytes() == LARGE
+    assert _files_below(tmp_path) == [f"{rec_id}/camera_a/a.mp4"]
+
+
+def test_a_broken_stream_goes_on_where_it_broke(bucket: Bucket, proxied: Bucket, proxy: Proxy, rec_id: str, tmp_path):
+    wanted = _store(bucket, rec_id, "camera_a/a.mp4", LARGE[:RANGE])
+    proxy.fault = _CutShort(RANGE // 2)
+
+    (written,), asked = _ranges(proxy, lambda: _download(proxied, [wanted], tmp_path))
+
+    (first, again) = asked
+    assert (first, again[1]) == ((0, RANGE - 1), RANGE - 1)
+    assert RANGE // 2 - 1024**2 < again[0] <= RANGE // 2
+    assert {seen.condition for seen in proxy.seen} == {wanted.etag}
+    assert written.read_bytes() == LARGE[:RANGE]
+
+
+@pytest.mark.parametrize("there", [b"!" * RANGE, LARGE + b"too long"], ids=["other-bytes", "too-long"])
+def test_a_damaged_part_is_fetched_anew(bucket: Bucket, rec_id: str, tmp_path: Path, there: bytes):
+    wanted = _store(bucket, rec_id, "camera_a/a.mp4", LARGE)
+    _leave_part(wanted, tmp_path, there)
+    told: list[int] = []
+
+    (written,) = _download(bucket, [wanted], tmp_path, on_bytes=told.append)
+
+    assert written.read_bytes() == LARGE
+    assert told[-1] == len(LARGE)
+    assert _files_below(tmp_path) == [f"{rec_id}/camera_a/a.mp4"]
+
+
+def test_bytes_that_nothing_attests_are_not_continued(
+    bucket: Bucket, proxied: Bucket, proxy: Proxy, rec_id: str, tmp_path
+):
+    wanted = WantedFile(rec_id, "mic", "mic/a", 5, None, bucket.create(raw_key(rec_id, "mic/a"), b"audio").etag)
+    _leave_part(wanted, tmp_path, b"???")
+
+    (written,), asked = _ranges(proxy, lambda: _download(proxied, [wanted], tmp_path))
+
+    assert asked == [(0, 4)]
+    assert written.read_bytes() == b"audio"
+
+
+def test_an_object_that_was_replaced_is_begun_anew(bucket: Bucket, rec_id: str, tmp_path: Path):
+    before = _store(bucket, rec_id, "mic/a", b"before")
+    _leave_part(before, tmp_path, b"bef")
+    info = bucket.replace(before.key, b"after!", before.etag)
+    after = WantedFile(rec_id, "mic", "mic/a", 6, hashlib.sha256(b"after!").hexdigest(), info.etag)
+
+    listed_before = _download(bucket, [WantedFile(**vars(after) | {"etag": before.etag})], tmp_path / "late")
+    _leave_part(before, tmp_path, b"bef")
+    listed_after = _download(bucket, [after], tmp_path)
+
+    assert listed_before[0].read_bytes() == listed_after[0].read_bytes() == b"after!"
+    assert _files_below(tmp_path) == sorted([f"{rec_id}/mic/a", f"late/{rec_id}/mic/a"])
+    with pytest.raises(ContentMismatch):
+        _download(bucket, [before], tmp_path / "never")
+
+
+def test_a_conflict_is_told_before_anything_is_fetched(bucket: Bucket, rec_id: str, tmp_path: Path):
+    plan = [_store(bucket, rec_id, path, path.encode()) for path in ("mic/a", "mic/b")]
+    mine = tmp_path / rec_id / "mic/b"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine!")
+
+    with pytest.raises(DestinationConflict, match="Move it away") as caught:
+        _download(bucket, plan, tmp_path)
+
+    assert caught.value.place == str(mine)
+    assert _files_below(tmp_path) == [f"{rec_id}/mic/b"]
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(
+    bucket: Bucket, rec_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    wanted = _store(bucket, rec_id, "mic/a", b"x" * 5000)
+    _leave_part(wanted, tmp_path, b"x" * 1000)
+    _free(monkeypatch, 3000)
+
+    with pytest.raises(DestinationFull, match=r"4\.0 kB are still to come and 3\.0 kB are free: 1\.0 kB are missing"):
+        _download(bucket, [wanted], tmp_path)
+
+    _free(monkeypatch, 4000)
+    assert _download(bucket, [wanted], tmp_path)
+
+
+def test_a_disk_that_fills_up_is_one_clear_error_and_what_came_is_kept(
+    bucket: Bucket, rec_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    wanted = _store(bucket, rec_id, "mic/a", LARGE)
+    with monkeypatch.context() as patch:
+        patch.setattr(part_files, "_write", _disk_with_room_for(1024**2))
+        with pytest.raises(DestinationFull, match="the disk is full"):
+            _download(bucket, [wanted], tmp_path)
+    (part,) = _files_below(tmp_path)
+
+    assert (tmp_path / part).stat().st_size >= 1024**2
+    assert _download(bucket, [wanted], tmp_path)[0].read_bytes() == LARGE
+
+
+def test_two_at_once_bring_each_byte_once(bucket: Bucket, proxied: Bucket, proxy: Proxy, rec_id: str, tmp_path: Path):
+    wanted = _store(bucket, rec_id, "camera_a/a.mp4", LARGE)
+
+    with ThreadPoolExecutor(2) as pool:
+        both, asked = _ranges(proxy, lambda: list(pool.map(lambda _: _download(proxied, [wanted], tmp_path), range(2))))
+
+    assert both[0] == both[1]
+    assert both[0][0].read_bytes() == LARGE
+    assert sorted(asked) == [(0, RANGE - 1), (RANGE, len(LARGE) - 1)]
+    assert _files_below(tmp_path) == [f"{rec_id}/camera_a/a.mp4"]
+
+
+def test_files_come_at_once_and_are_told_in_order_by_one_thread(
+    bucket: Bucket, proxied: Bucket, proxy: Proxy, rec_id: str, tmp_path: Path
+):
+    plan = [_store(bucket, rec_id, path, path.encode()) for path in ("eeg/a", "mic/a", "mic/b")]
+    proxy.fault = _FirstComesLast(r"/eeg/a", r"/mic/b")
+    told: list[tuple[str, str | None, int]] = []
+
+    def tell(event: DownloadProgress) -> None:
+        told.append((event.phase, event.current_file or event.modality, threading.get_ident()))
+
+    written = _download(proxied, plan, tmp_path, progress=tell)
+
+    assert [path.name for path in written] == ["a", "a", "b"]
+    assert {thread for *_, thread in told} == {threading.get_ident()}
+    assert [event[:2] for event in told] == [
+        ("start", None),
+        ("plan_done", None),
+        ("modality_start", "eeg"),
+        ("file_done", "eeg/a"),
+        ("modality_done", "eeg"),
+        ("modality_start", "mic"),
+        ("file_done", "mic/a"),
+        ("file_done", "mic/b"),
+        ("modality_done", "mic"),
+        ("finish", None),
+    ]
+
+
+def test_an_interrupt_leaves_whole_files_and_parts_and_nothing_else(
+    bucket: Bucket, proxied: Bucket, proxy: Proxy, rec_id: str, tmp_path: Path
+):
+    small, large = _store(bucket, rec_id, "mic/a", b"small"), _store(bucket, rec_id, "mic/b", LARGE)
+    hold = Hold(r"GET .*/mic/b", 2)
+    proxy.fault = hold
+
+    def interrupt(event: DownloadProgress) -> None:
+        if event.phase == "file_done":
+            assert hold.reached.wait(30)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _download(proxied, [small, large], tmp_path, progress=interrupt)
+    whole, part = sorted(_files_below(tmp_path), key=len)
+    hold.ended.set()
+    proxy.fault = Fault()
+
+    assert (whole, (tmp_path / part).name[0]) == (f"{rec_id}/mic/a", ".")
+    assert len(_download(proxied, [small, large], tmp_path)) == 2
+    assert _files_below(tmp_path) == [f"{rec_id}/mic/a", f"{rec_id}/mic/b"]
+
+
+def test_a_recording_that_fails_does_not_stop_the_others_if_somebody_is_told(bucket: Bucket, rec_id: str, tmp_path):
+    good, bad = _store(bucket, rec_id, "mic/a", b"good"), _store(bucket, f"{rec_id}00", "mic/a", b"bad!")
+    wrong = WantedFile(**vars(bad) | {"sha256": "0" * 64})
+    told: list[tuple[str, UrsaError]] = []
+
+    written = _download(bucket, [wrong, good], tmp_path, on_failed=lambda *failed: told.append(failed))
+
+    assert [path.read_bytes() for path in written] == [b"good"]
+    assert [(failed, type(error)) for failed, error in told] == [(f"{rec_id}00", ContentMismatch)]
+
+
+@pytest.mark.parametrize(
+    ("rec_id", "modality", "path"),
+    [
+        (REC, "mic", "../a"),
+        (REC, "mic", "mic/../../../a"),
+        (REC, "mic", "/a"),
+        ("..", "mic", "mic/a"),
+        (REC, "..", "mic/a"),
+        (REC, "mic", "mic/.ursa-0123456789abcdef-0123456789abcdef.part"),
+    ],
+)
+def test_no_name_leads_out_of_the_directory(rec_id: str, modality: str, path: str, tmp_path: Path):
+    with pytest.raises(SourceRefused, match="Nothing of it was fetched"):
+        target_of(WantedFile(rec_id, modality, path, 1, None), tmp_path, "by_modality")
+
+
+def test_no_link_below_the_directory_is_followed(bucket: Bucket, rec_id: str, tmp_path: Path):
+    wanted = _store(bucket, rec_id, "mic/a", b"audio")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "out" / rec_id).mkdir(parents=True)
+    (tmp_path / "out" / rec_id / "mic").symlink_to(elsewhere)
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / f"{rec_id}__mic__a").symlink_to(elsewhere / "a")
+
+    with pytest.raises(DestinationConflict, match="is a link"):
+        _download(bucket, [wanted], tmp_path / "out")
+    with pytest.raises(DestinationConflict):
+        _download(bucket, [wanted], tmp_path / "flat", layout="flat")
+
+    assert list(elsewhere.iterdir()) == []
+
+
+_DOWNLOAD = """
+import sys
+from pathlib import Path
+from ursa_pipelines.objects.destination import WantedFile
+from ursa_pipelines.objects.download import download_files
+from ursa_pipelines.objects.store import Bucket, Endpoint
+name, url, access, secret = eval(sys.argv[1])
+bucket = Bucket(name, Endpoint(url, "auto", lambda: (access, secret, None)))
+plan = [eval(sys.argv[2])]
+download_files(bucket, lambda: plan, Path(sys.argv[3]), layout="by_recording", progress=None)
+"""
+
+
+class _CutShort(Fault):
+    """Ends the connection after so many bytes of the first answer that is longer, and refuses the request after it.
+
+    Without that refusal the client would go on by itself.
+    """
+
+    def __init__(self, at_most: int) -> None:
+        self._at_most, self._refuses = at_most, False
+
+    def before(self, request: str) -> None:
+        if self._refuses:
+            self._refuses = False
+            raise RequestRefused(400, "Unforeseen")
+
+    def answered(self, request: str, answer: Answer) -> Answer:
+        status, headers, content = answer
+        if len(content) <= self._at_most:
+            return answer
+        cut, self._at_most, self._refuses = content[: self._at_most], sys.maxsize, True
+        return status, [*headers, ("Connection", "close")], cut
+
+
+class _FirstComesLast(Fault):
+    """Holds what matches the one until the other has been answered."""
+
+    def __init__(self, held: str, other: str) -> None:
+        self._held, self._other, self._answered = held, other, threading.Event()
+
+    def after(self, request: str) -> None:
+        if re.search(self._other, request):
+            self._answered.set()
+        elif re.search(self._held, request):
+            assert self._answered.wait(30)
+
+
+def _download(bucket: Bucket, plan: list[WantedFile], dest: Path, **options: Any) -> list[Path]:
+    return download_files(bucket, lambda: plan, dest, **{"layout": "by_recording", "progress": None, **options})
+
+
+def _store(bucket: Bucket, rec_id: str, path: str, content: bytes) -> WantedFile:
+    etag = bucket.create(raw_key(rec_id, path), content).etag
+    return WantedFile(rec_id, path.partition("/")[0], path, len(content), hashlib.sha256(content).hexdigest(), etag)
+
+
+def _leave_part(wanted: WantedFile, dest: Path, content: bytes) -> None:
+    part = Planned(wanted, target_of(wanted, dest, "by_recording")).part
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.write_bytes(content)
+
+
+def _opened(bucket: Bucket) -> tuple[str, str, str, str]:
+    access_key_id, secret_access_key, _ = bucket._endpoint.secret()
+    return bucket.name, bucket._endpoint.url, access_key_id, secret_access_key
+
+
+def _ranges(proxy: Proxy, call: Any) -> tuple[Any, list[tuple[int, int]]]:
+    """What the call gives, and the ranges that it asked the store for."""
+    proxy.seen.clear()
+    given = call()
+    asked = [seen.headers["range"] for seen in proxy.seen if seen.request.startswith("GET") and "range" in seen.headers]
+    return given, [tuple(map(int, one.removeprefix("bytes=").split("-"))) for one in asked]  # type: ignore[misc]
+
+
+def _free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    usage = SimpleNamespace(free=free)
+    monkeypatch.setattr(destination.shutil, "disk_usage", lambda place: usage)
+
+
+def _disk_with_room_for(size: int) -> Any:
+    def write(stream: Any, chunk: memoryview) -> None:
+        if os.fstat(stream.fileno()).st_size >= size:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        stream.write(chunk)
+
+    return write
 
 
 def _ingest(lab: Lab) -> None:

@@ -147,12 +147,12 @@ def test_the_command_launches_a_backfill_in_the_running_dagster_and_tells_what_c
 
     assert launched.command.returncode == 1, errors
     document = json.loads(printed)
-    told = {one["rec_id"]: one for one in document["recordings"]}
+    told = {one["rec_id"]: one for one in document["items"]}
     assert {rec_id: one["status"] for rec_id, one in told.items()} == dict(
         zip(NAMED, ("OK", "FAIL", "OK"), strict=True)
     )
     assert "camera_a/seg_0000.mp4: its SHA-256 is" in told[NAMED[1]]["reason"]
-    runs = launched.runs(dagster_backfill=document["backfill"])
+    runs = launched.runs(dagster_backfill=document["summary"]["backfill"])
     assert sorted({key for run in runs for key in launched.partitions_of(run)}) == NAMED
     assert {run.tags["ursa/trigger"] for run in runs} == {"backfill"}
     assert all("@" in run.tags["ursa/by"] for run in runs)

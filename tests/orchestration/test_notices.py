@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 
 import dagster as dg
@@ -19,7 +18,6 @@ from ursa_pipelines.orchestration.partitions import RECORDING, arrival_asset, re
 from ursa_pipelines.orchestration.resources import UrsaResource
 from ursa_pipelines.orchestration.states import Mark
 from ursa_pipelines.profiles import load_profile
-from ursa_pipelines.profiles.timetable import Timetable
 
 RECS = [f"rec_20260520_1956{number:02d}_b1dd" for number in range(20)]
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -331,23 +329,3 @@ def test_sources_that_are_away_and_recordings_that_wait_too_long_are_told_of(con
     assert "*usb* cannot be read: it is not mounted" in text
     assert RECS[1] in text
     assert RECS[0] not in text
-
-
-@pytest.mark.parametrize(
-    ("timetable", "size", "hours"),
-    [
-        ("1MB/s", 3_600_000_000, 1.0),
-        ("08:00-19:00 1MB/s, 4MB/s", 18 * 3_600_000_000, 12.0),
-        ("08:00-19:00 1MB/s", 3_600_000_000, 1.0),
-        ("08:00-19:00 1MB/s", 40_000_000_000, None),
-        ("unlimited", 1, None),
-        ("1KB/s", 10**15, None),
-    ],
-)
-def test_the_end_is_estimated_over_the_timetable(timetable: str, size: int, hours: float | None):
-    nine = datetime(2026, 5, 20, 9).astimezone()
-
-    end = notices.estimated_end(Timetable.parse(timetable), size, nine)
-
-    took = (end - nine).total_seconds() / 3600 if end else None
-    assert took == (None if hours is None else pytest.approx(hours))

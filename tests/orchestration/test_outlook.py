@@ -8,8 +8,10 @@ import dagster as dg
 import pytest
 
 from ursa_pipelines.maintenance.reconciliation import Registered, Sighted, Standing
-from ursa_pipelines.orchestration.outlook import Due, Outlook, State, changed_directories, look_ahead, next_step
+from ursa_pipelines.orchestration.cases import Case
+from ursa_pipelines.orchestration.outlook import Due, State, changed_directories, look_ahead
 from ursa_pipelines.orchestration.states import AUTOMATIC_RETRIES, History, Mark
+from ursa_pipelines.orchestration.status_lines import StatusLine, evidence, status_line
 
 REC = "rec_20260520_195628_b1dd"
 RUNNING, RED = dg.AssetPartitionStatus.IN_PROGRESS, dg.AssetPartitionStatus.FAILED
@@ -34,7 +36,7 @@ def after(mark: Mark, attempts: int = 1) -> History:
     ("standing", "history", "state", "due", "reason"),
     [
         (NEW, NO_HISTORY, "waiting", "arrive", "not ingested yet"),
-        (Standing(REC, on_sources=(COPIED,)), NO_HISTORY, "waiting", "", "being copied: mic/a.wav.part"),
+        (Standing(REC, on_sources=(COPIED,)), NO_HISTORY, "waiting", "", "mic/a.wav.part is still being copied"),
         (replace(NEW, on_sources=(ON_NAS, COPIED)), NO_HISTORY, "waiting", "", "being copied"),
         (STORED, NO_HISTORY, "waiting", "arrive", "in the bucket, not registered"),
         (replace(STORED, unknown_on=("usb",)), NO_HISTORY, "waiting", "", "usb cannot be read"),
@@ -128,11 +130,113 @@ def test_a_copy_that_is_gone_or_not_plugged_in_is_no_change():
     assert changed_directories(both, "") == list(both.on_sources)
 
 
-@pytest.mark.parametrize("state", ["quarantined", "failed", "partial"])
-def test_who_must_act_is_told_how(state: State):
-    assert REC in next_step(Outlook(REC, state))
+def told(standing: Standing, history: History = NO_HISTORY, status=None, *, is_automatic: bool = False) -> StatusLine:
+    return status_line(Case(standing, history, look_ahead(standing, history, status)), is_automatic=is_automatic)
 
 
-def test_nobody_is_asked_to_do_what_happens_by_itself():
-    assert REC not in next_step(Outlook(REC, "failed", due="arrive"))
-    assert next_step(Outlook(REC, "registered")) == ""
+REFUSED = Sighted("usb", refused=f"{REC}: mic/link: it is a symbolic link.")
+TWICE = replace(DONE, rows=(ROW, replace(ROW, recording_hash="cd" * 32)))
+UNMARKED = replace(DONE, marked=False, rows=(replace(ROW, ingested_from="nas"),))
+FIND = "Find the drive that has it and mount it"
+INGEST, RETRY = f"`ursa ingest {REC}`", f"`ursa retry {REC}`"
+VERIFY = f"`ursa verify {REC} --deep`"
+OTHER = "Bring the drive of green-motor"
+USB_AWAY = {"unknown_on": ("usb",)}
+SET_ASIDE = History(REC, quarantined=Mark(REC, "quarantined", "damaged"))
+
+
+@pytest.mark.parametrize(
+    ("standing", "history", "state", "step"),
+    [
+        (NEW, NO_HISTORY, "waiting", f"{INGEST}."),
+        (replace(NEW, on_sources=(COPIED,)), NO_HISTORY, "waiting", f"Wait until it is whole on usb, then {INGEST}."),
+        (replace(NEW, on_sources=(REFUSED,)), NO_HISTORY, "waiting", f"Mend the directory, then {INGEST}."),
+        (STORED, NO_HISTORY, "waiting", f"{INGEST}."),
+        (replace(STORED, **USB_AWAY), NO_HISTORY, "waiting", f"Mount usb, then {INGEST}."),
+        (Standing(REC, marked=True), NO_HISTORY, "waiting", f"Bring the drive that has it, then {INGEST}."),
+        (NOWHERE, NO_HISTORY, "unknown", "Mount the drive that has it, or check the id."),
+        (replace(NOWHERE, **USB_AWAY), NO_HISTORY, "unknown", "Mount usb, or check the id."),
+        (replace(DONE, stored=False), NO_HISTORY, "lost", f"{INGEST} sends the copy on nas."),
+        (replace(DONE, stored=False, on_sources=(), **USB_AWAY), NO_HISTORY, "lost", f"Mount usb, then {INGEST}."),
+        (replace(DONE, stored=False, on_sources=()), NO_HISTORY, "lost", f"{FIND}, then {INGEST}."),
+        (replace(DONE, stored=False), SET_ASIDE, "lost", f"{RETRY} sends the copy on nas."),
+        (NOWHERE, History(REC, registered_at=5.0), "lost", f"{FIND}, then {INGEST}."),
+        (TWICE, NO_HISTORY, "contradiction", f"`ursa verify {REC}` tells which row the files are of."),
+        (UNMARKED, NO_HISTORY, "contradiction", f"{INGEST} writes the marker."),
+        (replace(UNMARKED, on_sources=()), NO_HISTORY, "contradiction", f"{VERIFY} tells whether it is whole."),
+        (replace(DONE, rows=(HALF,)), NO_HISTORY, "partial", f"{OTHER}, then {INGEST} or `ursa waive {REC}`."),
+        (NEW, after(PASSING), "failed", f"{RETRY}."),
+        (NEW, after(replace(DAMAGED, fingerprint="2-100-4")), "failed", f"{RETRY}."),
+        (Standing(REC, **USB_AWAY), after(DAMAGED), "failed", f"Mount usb, then {RETRY}."),
+        (NEW, SET_ASIDE, "quarantined", f"Mend it, then {RETRY}."),
+        (NEW, History(REC, waived=Mark(REC, "waived", "a test")), "waived", "Nothing."),
+        (replace(DONE, stored=False), History(REC, waived=Mark(REC, "waived", "a test")), "waived", "Nothing."),
+        (DONE, NO_HISTORY, "registered", "Nothing."),
+    ],
+)
+def test_every_state_has_one_thing_to_do(standing: Standing, history: History, state: str, step: str):
+    line = told(standing, history)
+
+    assert (line.state, line.next_step) == (state, step)
+
+
+@pytest.mark.parametrize(
+    ("standing", "history"),
+    [
+        (NEW, NO_HISTORY),
+        (STORED, NO_HISTORY),
+        (replace(NEW, on_sources=(COPIED,)), NO_HISTORY),
+        (NEW, after(PASSING)),
+        (NEW, after(replace(DAMAGED, fingerprint="2-100-4"))),
+    ],
+)
+def test_nobody_is_asked_to_do_what_a_running_dagster_does(standing: Standing, history: History):
+    assert told(standing, history, is_automatic=True).next_step.startswith("Nothing: Dagster takes it up")
+
+
+@pytest.mark.parametrize(
+    ("standing", "history"),
+    [(replace(NEW, on_sources=(REFUSED,)), NO_HISTORY), (NEW, SET_ASIDE), (replace(DONE, stored=False), NO_HISTORY)],
+)
+def test_a_running_dagster_does_not_do_what_needs_a_person(standing: Standing, history: History):
+    assert REC in told(standing, history, is_automatic=True).next_step
+
+
+def test_a_run_is_waited_for():
+    assert told(replace(DONE, stored=False), NO_HISTORY, RUNNING).next_step == "Nothing: wait for the run."
+
+
+def test_the_worst_come_first_and_what_may_pass_by_itself_after_what_does_not():
+    lines = [
+        told(DONE),
+        told(NEW, after(PASSING)),
+        told(NEW, after(replace(DAMAGED, fingerprint="2-100-4"))),
+        told(NEW, SET_ASIDE),
+        told(replace(DONE, stored=False)),
+        told(NEW),
+    ]
+
+    worst_first = [line.state for line in sorted(lines, key=lambda line: line.rank)]
+
+    assert worst_first == ["lost", "quarantined", "failed", "failed", "waiting", "registered"]
+    assert lines[2].rank < lines[1].rank
+
+
+@pytest.mark.parametrize(
+    ("standing", "where"),
+    [
+        (NOWHERE, "nowhere"),
+        (replace(NEW, on_sources=(replace(ON_NAS, files=5, bytes=12_000_000),)), "nas 5 files 12 MB"),
+        (replace(DONE, on_sources=(), rows=(replace(ROW, verification="sha256"),)), "bucket, marker · catalog sha256"),
+        (replace(DONE, on_sources=(), rows=(HALF,), marked=False), "bucket · catalog · 1 of 2 nodes"),
+        (replace(TWICE, on_sources=()), "bucket, marker · catalog 2 times"),
+        (Standing(REC, marked=True), "bucket: a marker without bytes"),
+        (replace(STORED, unknown_on=("usb",)), "usb cannot be read · bucket"),
+        (
+            replace(DONE, on_sources=(REFUSED,), unknown_on=("nas",)),
+            "usb (would be refused) · bucket, marker · catalog",
+        ),
+    ],
+)
+def test_the_evidence_tells_where_it_is(standing: Standing, where: str):
+    assert evidence(standing) == where

@@ -124,7 +124,7 @@ def test_what_no_sensor_saw_is_counted_reported_and_then_asked_for_once(desk: De
         "arrivals": 1,
         "backlog": 3,
     }
-    assert told["attention"][SECOND]["where"] == "usb"
+    assert told["attention"][SECOND]["evidence"].startswith("usb 2 files")
     assert "still recording" in told["attention"][THIRD]["reason"]
     assert "quiet for" in told["attention"][FOURTH]["reason"]
     assert told["backlog_bytes"] == sum(len(f"{path} {rec_id}") for path in PATHS for rec_id in (SECOND, THIRD))

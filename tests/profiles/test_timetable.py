@@ -9,7 +9,15 @@ import pytest
 
 from ursa_pipelines.errors import ProfileInvalid
 from ursa_pipelines.profiles import load_profile
-from ursa_pipelines.profiles.timetable import EXAMPLE, Bandwidth, Timetable, clear_override, set_override
+from ursa_pipelines.profiles.timetable import (
+    EXAMPLE,
+    Bandwidth,
+    Timetable,
+    clear_override,
+    estimate,
+    estimated_end,
+    set_override,
+)
 
 MONDAY = datetime(2026, 5, 18)
 OFFICE = "08:00-19:00 5MB/s, 25MB/s"
@@ -188,3 +196,41 @@ def test_a_malformed_cap_is_not_set(tmp_path: Path):
     with pytest.raises(ValueError, match="'5MB'"):
         set_override(tmp_path, "5MB")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("timetable", "size", "hours"),
+    [
+        ("1MB/s", 3_600_000_000, 1.0),
+        ("08:00-19:00 1MB/s, 4MB/s", 18 * 3_600_000_000, 12.0),
+        ("08:00-19:00 1MB/s", 3_600_000_000, 1.0),
+        ("08:00-19:00 1MB/s", 40_000_000_000, None),
+        ("unlimited", 1, None),
+        ("1KB/s", 10**15, None),
+    ],
+)
+def test_the_end_is_estimated_over_the_timetable(timetable: str, size: int, hours: float | None):
+    nine = datetime(2026, 5, 20, 9).astimezone()
+
+    end = estimated_end(Timetable.parse(timetable), size, nine)
+
+    took = (end - nine).total_seconds() / 3600 if end else None
+    assert took == (None if hours is None else pytest.approx(hours))
+
+
+@pytest.mark.parametrize(
+    ("timetable", "size", "told"),
+    [
+        ("5MB/s", 3_600_000_000, "about 12 min at 5.0MB/s, until 09:12"),
+        ("5MB/s", 1, "about 1 min at 5.0MB/s, until 09:00"),
+        ("1MB/s", 9_000_000_000, "about 2 h 30 min at 1.0MB/s, until 11:30"),
+        ("1MB/s", 72_000_000_000, "about 20 h 00 min at 1.0MB/s, until Thu 21 May 05:00"),
+        ("08:00-19:00 1MB/s", 40_000_000_000, "1.0MB/s now, the end is not known"),
+        ("unlimited", 40_000_000_000, "no cap"),
+        ("5MB/s", 0, ""),
+    ],
+)
+def test_an_estimate_is_told_in_words_and_never_made_up(timetable: str, size: int, told: str):
+    nine = datetime(2026, 5, 20, 9).astimezone()
+
+    assert str(estimate(Timetable.parse(timetable), size, nine)) == told

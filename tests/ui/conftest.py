@@ -12,7 +12,7 @@ from tests.orchestration.dev import Dev
 from tests.ui.pages import SECONDS, Pages, chromium
 
 # Without these it looks for Google's hosts at every start, which a closed network refuses many at a time.
-_FLAGS = [
+FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-gpu",
@@ -35,7 +35,7 @@ def pages(browser_path: str, dev: Dev) -> Iterator[Pages]:
     """A tab of a browser of its own; `browser_path` comes first, so that nothing is started without a browser."""
     expect.set_options(timeout=SECONDS * 1000)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=_FLAGS)
+        browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
         page = browser.new_page(viewport={"width": 1500, "height": 950})
         page.set_default_timeout(SECONDS * 1000)
         yield Pages(page, f"http://127.0.0.1:{dev.port}", dev.log)

@@ -214,6 +214,9 @@ def _nodes(rows: Rows) -> set[str]:
 
 def _merged_metadata(before: RecordingRow, after: RecordingRow, has_unseen_nodes: bool) -> dict[str, Any]:
     merged = {**(before.metadata or {}), **(after.metadata or {})}
+    told = [(row.metadata or {}).get("media_problems") for row in (before, after)]
+    if isinstance(told[0], dict) and isinstance(told[1], dict):
+        merged["media_problems"] = told[0] | told[1]
     if has_unseen_nodes:
         old, new = before.metadata or {}, after.metadata or {}
         merged["nodes"] = sorted({*old.get("nodes", ()), *new.get("nodes", ())})

@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from html import escape
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex, overload
 
+from ursa_pipelines.errors import ResultUnbound
 from ursa_pipelines.recordings.rows import ModalityRow, RecordingRow
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from ursa_pipelines.objects.data import Data
+    from ursa_pipelines.objects.destination import Layout
+    from ursa_pipelines.objects.download import DownloadProgress
+
 QueryStatus = Literal["raw", "ingested"]
 Where = Mapping[str, Any]
 """Conditions by column: a value, a list of values, or half-open `("between", lo, hi)`."""
 
 _ROWS_SHOWN = 20
-_COLUMNS = ("recording", "start (UTC)", "duration", "participants", "modalities", "bytes", "status")
+COLUMNS = ("recording", "start (UTC)", "duration", "participants", "modalities", "bytes", "status")
 _WIDTHS = (34, 19, 10, 20, 32, 9, 14)
+_DELIVERER = "_deliverer"
 _LEFT = 'style="text-align:left"'
+
+
+class Deliverer(Protocol):
+    """What brings the segments of results: the interface that was asked."""
+
+    def download(
+        self,
+        target: Iterable[QueryResult],
+        dest: Path | str,
+        *,
+        layout: Layout = ...,
+        progress: Callable[[DownloadProgress], None] | None = ...,
+    ) -> list[Path]: ...
+
+    def get(self, target: Iterable[QueryResult], *, max_bytes: int = ...) -> list[Data]: ...
 
 
 @dataclass(frozen=True)
@@ -35,13 +57,73 @@ class QueryResult:
     def recording_hash(self) -> str:
         return self.recording.recording_hash
 
+    def download(
+        self,
+        dest: Path | str,
+        *,
+        layout: Layout = "by_recording",
+        progress: Callable[[DownloadProgress], None] | None = None,
+    ) -> list[Path]:
+        """Downloads the raw segments below `dest`; the paths written. See `DataInterface.download`."""
+        return _deliverer_of([self]).download([self], dest, layout=layout, progress=progress)
+
+    def get(self, *, max_bytes: int | None = None) -> Data:
+        """The raw segments in memory. See `DataInterface.get`."""
+        return QueryResultList([self]).get(max_bytes=max_bytes)[0]
+
     def __repr__(self) -> str:
-        name, start, _, _, modalities, *_ = _cells(self)
+        name, start, _, _, modalities, *_ = cells_of(self)
         return f"QueryResult({name}, {start}, {modalities or 'no modalities'})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What delivers it holds connections and credentials, which stay in this process.
+        return {name: value for name, value in self.__dict__.items() if name != _DELIVERER}
 
 
 class QueryResultList(list[QueryResult]):
-    """Results in order of their start time, which render as a table in notebooks."""
+    """Results in order of their start time, which render as a table in notebooks.
+
+    A slice of them, and two of them added, are results again: `results[:3].download("out")`.
+    """
+
+    def download(
+        self,
+        dest: Path | str,
+        *,
+        layout: Layout = "by_recording",
+        progress: Callable[[DownloadProgress], None] | None = None,
+    ) -> list[Path]:
+        """Downloads the raw segments of all results below `dest`; the paths written. See `DataInterface.download`."""
+        return _deliverer_of(self).download(self, dest, layout=layout, progress=progress) if self else []
+
+    def get(self, *, max_bytes: int | None = None) -> list[Data]:
+        """The raw segments of each result in memory. See `DataInterface.get`."""
+        limit = {} if max_bytes is None else {"max_bytes": max_bytes}
+        return _deliverer_of(self).get(self, **limit) if self else []
+
+    def delivered_by(self, deliverer: Deliverer) -> QueryResultList:
+        """These results, whose `download` and `get` ask this one."""
+        for result in self:
+            # No field of the row: it is neither compared, shown, copied into dictionaries nor pickled.
+            object.__setattr__(result, _DELIVERER, deliverer)
+        return self
+
+    @overload
+    def __getitem__(self, place: SupportsIndex) -> QueryResult: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> QueryResultList: ...
+
+    def __getitem__(self, place: SupportsIndex | slice) -> QueryResult | QueryResultList:
+        found = super().__getitem__(place)
+        return QueryResultList(found) if isinstance(found, list) else found
+
+    def __add__(self, others: list[QueryResult]) -> QueryResultList:  # type: ignore[override]
+        return QueryResultList([*self, *others])
+
+    def copy(self) -> QueryResultList:
+        """The same results in a list of their own."""
+        return QueryResultList(self)
 
     def to_arrow(self) -> pa.Table:
         """One row per recording: hash, rec_id, start and end (UTC), duration, participants, modalities, bytes."""
@@ -67,29 +149,48 @@ class QueryResultList(list[QueryResult]):
         return self.to_arrow().to_pandas()
 
     def __repr__(self) -> str:
-        rows = [_COLUMNS, *(_cells(result) for result in self[:_ROWS_SHOWN])]
+        rows = [COLUMNS, *(cells_of(result) for result in self[:_ROWS_SHOWN])]
         widest = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(_fitted, row, map(min, widest, _WIDTHS))).rstrip() for row in rows]
         return "\n".join([*(lines if self else []), *self._below()])
 
     def _repr_html_(self) -> str:
-        heads = "".join(f"<th {_LEFT}>{escape(name)}</th>" for name in _COLUMNS)
+        heads = "".join(f"<th {_LEFT}>{escape(name)}</th>" for name in COLUMNS)
         rows = "".join(
-            f"<tr>{''.join(f'<td {_LEFT}>{escape(cell)}</td>' for cell in _cells(result))}</tr>"
+            f"<tr>{''.join(f'<td {_LEFT}>{escape(cell)}</td>' for cell in cells_of(result))}</tr>"
             for result in self[:_ROWS_SHOWN]
         )
         table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>" if self else ""
         return f"<div>{table}{''.join(f'<div>{escape(line)}</div>' for line in self._below())}</div>"
 
-    def _below(self) -> list[str]:
+    @property
+    def totals(self) -> str:
+        """How much it is, such as `2 recordings, 3.0 hours, 3.0 MB`."""
         length = sum((result.recording.duration for result in self), timedelta(0))
-        size = sum(_bytes(result) for result in self)
-        more = [f"\u2026 and {len(self) - _ROWS_SHOWN:,} more"] if len(self) > _ROWS_SHOWN else []
         noun = "recording" if len(self) == 1 else "recordings"
-        return [*more, f"{len(self):,} {noun}, {length / timedelta(hours=1):,.1f} hours, {_readable(size)}"]
+        return f"{len(self):,} {noun}, {length / timedelta(hours=1):,.1f} hours, {_readable(sum(map(_bytes, self)))}"
+
+    def _below(self) -> list[str]:
+        more = [f"\u2026 and {len(self) - _ROWS_SHOWN:,} more"] if len(self) > _ROWS_SHOWN else []
+        return [*more, self.totals]
 
 
-def _cells(result: QueryResult) -> list[str]:
+def _deliverer_of(results: list[QueryResult]) -> Deliverer:
+    deliverers: dict[int, Deliverer] = {}
+    for result in results:
+        found = getattr(result, _DELIVERER, None)
+        if found is None:
+            raise ResultUnbound("these results were made by hand or came from another process")
+        deliverers[id(found)] = found
+    if len(deliverers) > 1:
+        raise ResultUnbound(
+            "these results came from several interfaces", remedy="Download the results of each interface on their own."
+        )
+    return next(iter(deliverers.values()))
+
+
+def cells_of(result: QueryResult) -> list[str]:
+    """What a table tells of a result, under `COLUMNS`."""
     flat = _flat(result)
     cells = (
         flat["rec_id"] or flat["recording_hash"][:16],

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ursa_pipelines.cli.answers import print_answer
 from ursa_pipelines.cli.exchange import app as exchange_app
 from ursa_pipelines.cli.options import EXIT_FAILED, AsJson, Commit, Config, Profile, Yes, confirm, open_data, writing
-from ursa_pipelines.cli.printing import counted, line, print_json, show_rows
+from ursa_pipelines.cli.printing import counted, line, show_rows
 
 if TYPE_CHECKING:
     from ursa_pipelines.catalog.cutover import CutOver
     from ursa_pipelines.catalog.diff import CatalogDiff
     from ursa_pipelines.interface import DataInterface
+    from ursa_pipelines.maintenance.rebuild import Rebuilt
 
 catalog_app = typer.Typer(no_args_is_help=True, help="The catalog itself: its tables, and other prefixes of it.")
 
@@ -27,11 +29,15 @@ Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the pointer.
 
 
 @catalog_app.command()
-def init(profile: Profile = None, config: Config = None, yes: Yes = False) -> None:
+def init(profile: Profile = None, config: Config = None, yes: Yes = False, as_json: AsJson = False) -> None:
     """Create an empty catalog and mark the buckets as this profile's. What is there already stays."""
     data = open_data(profile, config)
     confirm(data, f"Create a catalog in {data.profile.buckets.assets}?", yes, marks_buckets=True)
-    typer.echo(f"catalog at {data.init_catalog()}")
+    prefix = data.init_catalog()
+    if as_json:
+        print_answer([{"prefix": prefix}])
+    else:
+        typer.echo(f"catalog at {prefix}")
 
 
 @catalog_app.command()
@@ -62,7 +68,9 @@ def fold(
     else:
         folded = folding.fold(assets, under, by=by, check_tables=True)
     if as_json:
-        print_json(asdict(folded))
+        summary = asdict(folded)
+        tables = [{"table": table, "version": version} for table, version in summary.pop("versions").items()]
+        print_answer(tables, summary={"prefix": under, **summary})
     elif folded.gave_up:
         typer.echo("somebody else folds just now; what was left is in the next fold")
     else:
@@ -100,7 +108,7 @@ def compact(
         dry_run=not commit,
     )
     if as_json:
-        print_json([asdict(one) for one in upkeep])
+        print_answer([asdict(one) for one in upkeep], summary={"written": commit})
         return
     show_rows(
         "Tables",
@@ -133,8 +141,6 @@ def rebuild(
     as_json: AsJson = False,
 ) -> None:
     """Make a catalog from the raw bucket under a fresh prefix. The live one stays as it is; see `cutover`."""
-    from dataclasses import asdict
-
     from ursa_pipelines.maintenance.rebuild import rebuild as rebuild_catalog
 
     part = _shard(shard)
@@ -144,7 +150,7 @@ def rebuild(
     with counted("Reading manifests") as progress:
         rebuilt = rebuild_catalog(context, context.catalog, to, shard=part, progress=progress)
     if as_json:
-        print_json(asdict(rebuilt))
+        _answer_rebuilt(rebuilt)
     else:
         typer.echo(
             f"{rebuilt.recordings:,} recordings: {rebuilt.created:,} created, {rebuilt.changed:,} changed, "
@@ -174,12 +180,13 @@ def diff(prefix: Prefix, profile: Profile = None, config: Config = None, as_json
     from dataclasses import asdict
 
     found = _diff(open_data(profile, config), prefix)
+    exit_code = 0 if found.is_empty else EXIT_FAILED
     if as_json:
-        print_json(asdict(found))
+        summary = {"live": found.live, "other": found.other}
+        print_answer((asdict(one) for one in found.tables), summary=summary, exit_code=exit_code)
     else:
         _show_diff(found)
-    if not found.is_empty:
-        raise typer.Exit(EXIT_FAILED)
+    raise typer.Exit(exit_code)
 
 
 @catalog_app.command()
@@ -222,6 +229,22 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise typer.BadParameter(f"--shard {text}: it is WHICH/OF, from 1/OF to OF/OF")
     return int(found[1]), int(found[2])
+
+
+def _answer_rebuilt(rebuilt: Rebuilt) -> None:
+    """Answers with the recordings, claims and edits that need somebody; the others are counted."""
+    told = {
+        "waiting": [(rec_id, "no usable manifest") for rec_id in rebuilt.waiting],
+        "failed": rebuilt.failed,
+        "not_carried": rebuilt.not_carried,
+        "without_live": rebuilt.without_live,
+    }
+    names = ("prefix", "started_at", "recordings", "created", "changed", "unchanged", "folded", "paused")
+    print_answer(
+        ({"name": name, "state": state, "reason": reason} for state, which in told.items() for name, reason in which),
+        summary={name: getattr(rebuilt, name) for name in names} | {state: len(which) for state, which in told.items()},
+        exit_code=0 if rebuilt.ok else EXIT_FAILED,
+    )
 
 
 def _diff(data: DataInterface, prefix: str) -> CatalogDiff:
@@ -270,8 +293,10 @@ def _some(title: str, names: Sequence[str], at_most: int = 5) -> None:
 def _tell(done: CutOver, *, as_json: bool) -> None:
     from dataclasses import asdict
 
+    exit_code = 0 if done.ok else EXIT_FAILED
     if as_json:
-        print_json(asdict(done))
+        summary = asdict(done)
+        print_answer(summary.pop("conflicts"), summary=summary, exit_code=exit_code)
     else:
         line(f"{done.prefix} is live{'' if done.swapped else ', as it was'}")
         if done.swapped:
@@ -280,5 +305,4 @@ def _tell(done: CutOver, *, as_json: bool) -> None:
             line(f"{done.examined:,} of {done.source} looked at, {done.brought:,} brought over")
         for one in done.conflicts:
             line(f"FAIL  {one.kind} {one.name}: {one.reason}")
-    if not done.ok:
-        raise typer.Exit(EXIT_FAILED)
+    raise typer.Exit(exit_code)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ursa_pipelines.cli.answers import print_answer
 from ursa_pipelines.cli.operations import Named, Url, url_or_default
 from ursa_pipelines.cli.options import EXIT_FAILED, AsJson, Config, Profile, Yes, confirm, open_data
-from ursa_pipelines.cli.printing import line, print_json, show_table
+from ursa_pipelines.cli.printing import line, show_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +29,7 @@ RecIds = Annotated[list[str], typer.Argument(metavar="REC_ID...", help="Recordin
 Reason = Annotated[str, typer.Option("--reason", help="Why, in a line; kept and shown. Never a participant's name.")]
 
 
-@app.command()
+@app.command(rich_help_panel="Decide")
 def retry(
     rec_ids: Named = None,
     failed: Annotated[bool, typer.Option("--failed", help="All that failed.")] = False,
@@ -55,14 +56,14 @@ def retry(
             decided = decisions.retry(data, instance, chosen)
         taken_up = _who_takes_up(url_or_default(url), instance, data)
     if as_json:
-        print_json({"recordings": [asdict(one) for one in decided], "next": taken_up})
+        print_answer(map(asdict, decided), summary={"next": taken_up}, exit_code=_exit_code(decided))
     else:
         _show_decided(decided, lambda one: f"is to be tried again; reported on {', '.join(one.arrivals)}")
         line(taken_up if any(not one.problem for one in decided) else "Nothing is to be tried again.")
-    _exit_of(decided)
+    raise typer.Exit(_exit_code(decided))
 
 
-@app.command()
+@app.command(rich_help_panel="Decide")
 def quarantine(
     rec_ids: RecIds,
     reason: Reason,
@@ -75,7 +76,7 @@ def quarantine(
     _decide(rec_ids, "quarantined", reason, profile, config, yes=yes, as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="Decide")
 def waive(
     rec_ids: RecIds,
     reason: Reason,
@@ -88,7 +89,7 @@ def waive(
     _decide(rec_ids, "waived", reason, profile, config, yes=yes, as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="Look")
 def history(
     rec_id: Annotated[str, typer.Argument(help="A recording by id.")],
     profile: Profile = None,
@@ -103,7 +104,7 @@ def history(
     with open_instance(data.profile) as instance:
         happened = audit(data, instance, rec_id)
     if as_json:
-        print_json([asdict(one) for one in happened])
+        print_answer(map(asdict, happened), exit_code=0 if happened else EXIT_FAILED)
     else:
         rows = [(f"{one.at.astimezone():%Y-%m-%d %H:%M:%S}", one.what, one.by, one.why) for one in happened]
         show_table(f"History of {rec_id}", {"when": True, "what": True, "by": True, "why": False}, rows)
@@ -135,10 +136,10 @@ def _decide(
         confirm(data, f"Mark {_counted(chosen)} as {kind}?", yes)
         decided = decisions.decide(data, instance, chosen, kind, reason)
     if as_json:
-        print_json({"kind": kind, "reason": reason, "recordings": [asdict(one) for one in decided]})
+        print_answer(map(asdict, decided), summary={"kind": kind, "reason": reason}, exit_code=_exit_code(decided))
     else:
         _show_decided(decided, lambda one: f"is {kind}")
-    _exit_of(decided)
+    raise typer.Exit(_exit_code(decided))
 
 
 def _counted(rec_ids: Sequence[str]) -> str:
@@ -153,9 +154,8 @@ def _show_decided(decided: Sequence[Decided], told: Callable[[Decided], str]) ->
             line(f"{one.rec_id} {told(one)}")
 
 
-def _exit_of(decided: Sequence[Decided]) -> None:
-    if any(one.problem for one in decided):
-        raise typer.Exit(EXIT_FAILED)
+def _exit_code(decided: Sequence[Decided]) -> int:
+    return EXIT_FAILED if any(one.problem for one in decided) else 0
 
 
 def _who_takes_up(url: str, instance: dg.DagsterInstance, data: DataInterface) -> str:

@@ -1,67 +1,94 @@
-"""`ursa doctor`: what an ingest needs, checked one thing after another."""
+"""`ursa doctor`: what an ingest needs, checked one thing after another, each failure with its remedy."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import timedelta
-from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ursa_pipelines.cli.options import writing
-from ursa_pipelines.errors import CatalogError, ObjectExists, UrsaError
-from ursa_pipelines.ingest.sources import Source, list_recordings
-from ursa_pipelines.interface import DataInterface
-from ursa_pipelines.objects.unfinished import UnfinishedUpload
-from ursa_pipelines.profiles import CredentialSource, Profile
+from ursa_pipelines.cli.answers import print_answer
+from ursa_pipelines.cli.options import EXIT_FAILED, AsJson, Config, Profile, Yes, confirm, open_data, writing
+
+if TYPE_CHECKING:
+    from ursa_pipelines.interface import DataInterface
+    from ursa_pipelines.maintenance.checkup.check import Check, State
+
+app = typer.Typer(help="Attached to `ursa`.")
 
 _RACERS = 64
+_STATES: dict[State, str] = {"ok": "ok   ", "warning": "warn ", "failed": "FAIL ", "skipped": "skip "}
+_COLOURS = {
+    "ok": typer.colors.GREEN,
+    "warning": typer.colors.YELLOW,
+    "failed": typer.colors.RED,
+    "skipped": typer.colors.BRIGHT_BLACK,
+}
 
 
-def examine(data: DataInterface) -> bool:
-    """Prints one line per check, and the remedy of each that fails; True if none did."""
+@app.command(rich_help_panel="Look")
+def doctor(
+    profile: Profile = None,
+    config: Config = None,
+    clean: Annotated[
+        bool, typer.Option("--clean-uploads", help="End unfinished uploads of ours that were idle for --idle-hours.")
+    ] = False,
+    idle_hours: Annotated[float, typer.Option(min=0, help="How long nothing must have been sent.")] = 24,
+    release: Annotated[
+        str | None, typer.Option("--release-claim", help="Give a REC_ID free that was claimed and never registered.")
+    ] = None,
+    race: Annotated[
+        bool, typer.Option("--race-writes", help="Let 64 writers create one object at once: exactly one must win.")
+    ] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine, the credentials, the store and its clock, the catalog and the sources.
 
-    def write_access() -> str:
+    Each line tells one check, with what to do below it. Only reads, unless an option says otherwise. Exit code 1 if a
+    check failed.
+    """
+    from ursa_pipelines.maintenance.checkup.examination import examine
+
+    data = open_data(profile, config)
+    if clean:
+        question = f"End uploads into {data.profile.buckets.raw} that were idle for {idle_hours:g} h?"
+        confirm(data, question, yes)
         data.enable_writes(roles=("assets_rw", "raw_rw"))
-        return "the buckets are this profile's"
-
-    checks: dict[str, Callable[[], str]] = {
-        "catalog": lambda: data.catalog.prefix,
-        "write access": write_access,
-        "unfinished uploads": lambda: told_uploads(data.unfinished_uploads()),
-    }
-    checks["notices"] = partial(_told_webhook, data.profile)
-    checks |= {f"source {source.name}": partial(_count, source) for source in data.sources}
-    sound = True
-    for name, check in checks.items():
-        try:
-            typer.echo(f"ok    {name}: {check()}")
-        except UrsaError as error:
-            sound = False
-            typer.secho(f"FAIL  {name}: {error}", fg=typer.colors.RED)
-    return sound
-
-
-def _count(source: Source) -> str:
-    return f"{len(list_recordings(source))} recordings"
-
-
-def _told_webhook(profile: Profile) -> str:
-    return "a webhook is configured" if CredentialSource(profile).webhook() else "no webhook is configured"
+        _clean_uploads(data, timedelta(hours=idle_hours), as_json)
+    if race:
+        confirm(data, f"Write a probe into {data.profile.buckets.assets}?", yes)
+        race_writes(data)
+        typer.echo(f"ok    conditional writes: one of {_RACERS} won", err=as_json)
+    if release:
+        confirm(data, f"Release the claim of {release} in {data.profile.buckets.assets}?", yes)
+        data.enable_writes()
+        typer.echo(f"{release} is free again; it was claimed for {data.release_claim(release)}", err=as_json)
+    checks = []
+    for check in examine(data.profile, data.state):
+        checks.append(check)
+        if not as_json:
+            _show(check)
+    counts = Counter(check.state for check in checks)
+    exit_code = EXIT_FAILED if counts["failed"] else 0
+    if as_json:
+        print_answer(map(asdict, checks), summary={state: counts[state] for state in _STATES}, exit_code=exit_code)
+    else:
+        told = ", ".join(f"{counts[state]} {state}" for state in _STATES if counts[state])
+        typer.echo(f"{len(checks)} checks: {told}")
+    if exit_code:
+        raise typer.Exit(exit_code)
 
 
-def told_uploads(uploads: list[UnfinishedUpload]) -> str:
-    """One line on how many there are, how much is stored of them, and since when nothing came."""
-    idle = [one.idle_since for one in uploads if one.idle_since]
-    if not idle:
-        return "none"
-    stored = sum(one.stored_bytes for one in uploads)
-    return (
-        f"{len(idle)} with {stored / 1e6:,.1f} MB stored, the longest idle since {min(idle):%Y-%m-%d %H:%M %Z}; "
-        "the next ingest of their recordings goes on with them"
-    )
+def _show(check: Check) -> None:
+    typer.secho(_STATES[check.state], nl=False, fg=_COLOURS[check.state], bold=check.state == "failed")
+    typer.secho(f" {check.name}: {check.told}", fg=typer.colors.RED if check.state == "failed" else None)
+    if check.remedy:
+        typer.echo(f"      To do: {check.remedy}")
 
 
 def race_writes(data: DataInterface) -> None:
@@ -69,6 +96,8 @@ def race_writes(data: DataInterface) -> None:
 
     The catalog stands on this (DESIGN section 6), and not every store that takes `If-None-Match` keeps its word.
     """
+    from ursa_pipelines.errors import CatalogError, ObjectExists
+
     assets = writing(data).catalog.assets
     key = f"ursa/doctor/tail/{secrets.token_hex(8)}"
 
@@ -88,12 +117,13 @@ def race_writes(data: DataInterface) -> None:
             place=f"{assets.name}/{key}",
             remedy="Try once more; if it is so again, this store must not hold a catalog.",
         )
-    typer.echo(f"ok    conditional writes: one of {_RACERS} won")
 
 
-def clean_uploads(data: DataInterface, idle: timedelta) -> None:
-    """Ends the uploads that were idle for so long and prints each."""
+def _clean_uploads(data: DataInterface, idle: timedelta, as_json: bool) -> None:
+    """Ends the uploads that were idle for so long and prints each, beside the document if one was asked for."""
     ended = data.clean_uploads(idle)
     for one in ended:
-        typer.echo(f"ended {one.record.key}, begun on {one.record.host}, {one.stored_bytes / 1e6:,.1f} MB stored")
-    typer.echo(f"{len(ended)} unfinished uploads ended")
+        typer.echo(
+            f"ended {one.record.key}, begun on {one.record.host}, {one.stored_bytes / 1e6:,.1f} MB stored", err=as_json
+        )
+    typer.echo(f"{len(ended)} unfinished uploads ended", err=as_json)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ursa_pipelines.cli.answers import print_answer
 from ursa_pipelines.cli.options import EXIT_FAILED, AsJson, Commit, Config, Profile, Yes, confirm, open_data, writing
-from ursa_pipelines.cli.printing import counted, line, print_json, show_applied, show_table
+from ursa_pipelines.cli.printing import counted, counts_of, line, show_applied, show_table
 
 if TYPE_CHECKING:
     from ursa_pipelines.maintenance.durations import DurationFix
@@ -69,13 +70,15 @@ def fix(
             applied = apply_durations(
                 context.catalog, fixes, context.writer, max_indeterminate=max_indeterminate, progress=progress
             )
+    failed = any(one.state == "unread" for one in fixes) or any(one.outcome == "failed" for one in applied)
+    exit_code = EXIT_FAILED if failed else 0
     if as_json:
         outcomes = {one.recording_hash: one for one in applied}
-        print_json([_as_json(one, outcomes.get(one.seen.recording_hash)) for one in fixes])
+        items = [_as_json(one, outcomes.get(one.seen.recording_hash)) for one in fixes]
+        print_answer(items, summary=counts_of(applied), exit_code=exit_code)
     else:
         show_applied(applied, is_dry=bool(to_write) and not commit)
-    if any(one.state == "unread" for one in fixes) or any(one.outcome == "failed" for one in applied):
-        raise typer.Exit(EXIT_FAILED)
+    raise typer.Exit(exit_code)
 
 
 def _show_fixes(fixes: Sequence[DurationFix]) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ursa_pipelines.cli.answers import print_answer
 from ursa_pipelines.cli.options import EXIT_FAILED, AsJson, Commit, Config, Profile, Yes, confirm, open_data, writing
-from ursa_pipelines.cli.printing import console, line, print_json, show_rows
+from ursa_pipelines.cli.printing import console, line, show_rows
 
 if TYPE_CHECKING:
     from ursa_pipelines.interface import DataInterface
-    from ursa_pipelines.maintenance.importing.plan import ImportPlan, ImportReport
+    from ursa_pipelines.maintenance.importing.plan import Findings, ImportPlan, ImportReport
 
 app = typer.Typer(help="Attached to `ursa catalog`.")
 
@@ -101,7 +102,7 @@ def run_export(
         )
     has_names = any(one.table == Table.PARTICIPANTS for one in exported)
     if as_json:
-        print_json({"tables": [asdict(one) for one in exported], "holds_names": has_names})
+        print_answer(map(asdict, exported), summary={"holds_names": has_names})
         return
     show_rows("Export", [{"table": one.table, "rows": one.rows, "bytes": one.bytes} for one in exported])
     if has_names:
@@ -143,16 +144,17 @@ def run_import(
             context = writing(data)
             with _progress(as_json) as tell:
                 report = apply_import(context.catalog, plan, context.writer, progress=tell)
+        failed = not plan.is_clean or (report is not None and report.failed.count)
+        exit_code = EXIT_FAILED if failed else 0
         if as_json:
-            print_json({"plan": _plan_document(plan), "report": asdict(report) if report else None})
+            _answer_import(plan, report, exit_code)
         elif report is not None:
             _show_report(report)
         elif commit:
             typer.echo("Nothing to write.")
         elif plan.writes:
             typer.echo("Nothing was written; --commit writes it.")
-        if not plan.is_clean or (report is not None and report.failed.count):
-            raise typer.Exit(EXIT_FAILED)
+        raise typer.Exit(exit_code)
 
 
 def _show_plan(plan: ImportPlan, allow_missing_bytes: bool) -> None:
@@ -198,12 +200,26 @@ def _show_report(report: ImportReport) -> None:
     _show_some("Not written", failed[:_TOLD_ON_TERMINAL], report.failed.count)
 
 
-def _plan_document(plan: ImportPlan) -> dict[str, Any]:
-    hidden = {"staging", "merges"}
-    document = {name: getattr(plan, name) for name in plan.__dataclass_fields__ if name not in hidden}
-    for name in ("conflicts", "participant_conflicts", "problems"):
-        document[name] = asdict(document[name])
-    return {**document, "merges": len(plan.merges), "writes": plan.writes}
+def _answer_import(plan: ImportPlan, report: ImportReport | None, exit_code: int) -> None:
+    """Answers with what is not in the catalog then, and why: the first 10,000 of each kind. All are counted."""
+    found: dict[str, Findings[Any]] = {
+        "refused": plan.problems,
+        "conflict": plan.conflicts,
+        "participant_conflict": plan.participant_conflicts,
+        **({"failed": report.failed} if report else {}),
+    }
+    print_answer(
+        ({"finding": name, **asdict(one)} for name, findings in found.items() for one in findings.shown),
+        summary={"plan": {**_counts(plan), "writes": plan.writes}, "report": _counts(report) if report else None},
+        exit_code=exit_code,
+    )
+
+
+def _counts(of: ImportPlan | ImportReport) -> dict[str, Any]:
+    """The fields, with the number of those that are listed elsewhere or are not to be listed."""
+    told = {one.name: getattr(of, one.name) for one in fields(of) if one.repr}
+    counted = {name: value.count for name, value in told.items() if hasattr(value, "shown")}
+    return told | counted | ({"merges": len(told["merges"])} if "merges" in told else {})
 
 
 def _show_some(title: str, findings: Sequence[str], count: int) -> None:

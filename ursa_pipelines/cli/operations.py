@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 
 import typer
 
+from ursa_pipelines.cli.answers import note_summary, print_answer
 from ursa_pipelines.cli.options import EXIT_FAILED, AsJson, Config, Profile, Yes, confirm, open_data
-from ursa_pipelines.cli.printing import console, line, print_json, show_table
+from ursa_pipelines.cli.printing import console, line, show_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +62,7 @@ def url_or_default(url: str | None) -> str:
     return url or DEFAULT_URL
 
 
-@app.command()
+@app.command(rich_help_panel="Decide")
 def backfill(
     rec_ids: Named = None,
     since: Annotated[
@@ -105,9 +106,9 @@ def backfill(
         if no_wait and webserver is None:
             raise typer.BadParameter(f"no Dagster answers at {DEFAULT_URL}, so --no-wait would do nothing")
         selection = select(data, instance, wanted)
+        note_summary(backfill=None, url=None)
         if not as_json:
             _show_selection(selection)
-        launched: DaemonBackfill | None = None
         outcomes: list[Outcome] = []
         if selection.chosen and not dry_run:
             where = f"through Dagster at {webserver.url}" if webserver else "in this process"
@@ -116,18 +117,20 @@ def backfill(
             confirm(data, question, yes)
             if webserver:
                 launched = _launch(data, instance, webserver, selection.rec_ids)
+                note_summary(backfill=launched.backfill_id, url=webserver.page_of(launched.backfill_id))
                 if not as_json:
                     line(f"Backfill {launched.backfill_id}: {webserver.page_of(launched.backfill_id)}")
                     _warn_of_no_daemon(webserver)
                 outcomes = [] if no_wait else _follow(launched, as_json=as_json)
             else:
                 outcomes = _run_here(data, instance, profile, config, selection.rec_ids, as_json=as_json)
+    failed = bool(selection.unknown or selection.problems) or any(one.status != "OK" for one in outcomes)
+    exit_code = EXIT_FAILED if failed else 0
     if as_json:
-        print_json(_document(selection, outcomes, launched))
+        _answer(selection, outcomes, exit_code)
     elif outcomes:
         _show_outcomes(outcomes)
-    if selection.unknown or selection.problems or any(one.status != "OK" for one in outcomes):
-        raise typer.Exit(EXIT_FAILED)
+    raise typer.Exit(exit_code)
 
 
 def _launch(
@@ -209,16 +212,17 @@ def _show_outcomes(outcomes: Sequence[Outcome]) -> None:
     line(f"{counts['OK']:,} done, {counts['FAIL']:,} failed, {counts['SKIP']:,} wait")
 
 
-def _document(selection: Selection, outcomes: Sequence[Outcome], launched: DaemonBackfill | None) -> dict[str, Any]:
+def _answer(selection: Selection, outcomes: Sequence[Outcome], exit_code: int) -> None:
     came = {one.rec_id: asdict(one) for one in outcomes}
-    return {
-        "backfill": launched.backfill_id if launched else None,
-        "url": launched.webserver.page_of(launched.backfill_id) if launched else None,
-        "recordings": [{**asdict(one), **_became(came.get(one.rec_id))} for one in selection.chosen],
-        "passed_by": [asdict(one) for one in selection.held],
-        "unknown": selection.unknown,
-        "problems": selection.problems,
-    }
+    print_answer(
+        ({**asdict(one), **_became(came.get(one.rec_id))} for one in selection.chosen),
+        summary={
+            "passed_by": selection.held,
+            "unknown": selection.unknown,
+            "problems": selection.problems,
+        },
+        exit_code=exit_code,
+    )
 
 
 def _became(came: dict[str, Any] | None) -> dict[str, Any]:

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ursa_pipelines.cli.answers import note_asked, note_profile
+from ursa_pipelines.cli.failures import EXIT_FAILED as EXIT_FAILED
+from ursa_pipelines.cli.failures import EXIT_INTERRUPTED as EXIT_INTERRUPTED
+from ursa_pipelines.cli.failures import EXIT_REFUSED as EXIT_REFUSED
+from ursa_pipelines.cli.failures import EXIT_USAGE as EXIT_USAGE
+from ursa_pipelines.cli.failures import NotConfirmed
 
 if TYPE_CHECKING:
     from ursa_pipelines.ingest.context import IngestContext
     from ursa_pipelines.interface import DataInterface
-
-EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 Profile = Annotated[str | None, typer.Option("--profile", "-p", help="local, r2 or r2-test.")]
 Config = Annotated[Path | None, typer.Option("--config", help="YAML of a profile, or of fields over --profile.")]
@@ -35,20 +38,23 @@ def open_data(profile: str | None, config: Path | None) -> DataInterface:
 def confirm(data: DataInterface, question: str, yes: bool, *, marks_buckets: bool = False) -> None:
     """Asks before a write; the raw bucket's name must be typed, whatever `--yes` says, against production, and where
     buckets are marked as a profile's: a profile that names the wrong one must not mark it.
+
+    Raises `NotConfirmed`, and `BadParameter` where nobody can be asked.
     """
     on_terminal = sys.stdin.isatty()
     if data.profile.family == "production" or (marks_buckets and data.profile.family != "local"):
         if not on_terminal:
-            typer.secho("This needs a terminal, to type the bucket's name.", err=True)
-            raise typer.Exit(EXIT_REFUSED)
+            raise NotConfirmed(
+                "this needs a terminal, to type the bucket's name", remedy="Run it in one, without anything before it."
+            )
         typed = typer.prompt(f"{question} Type the name of the raw bucket", err=True)
         if typed != data.profile.buckets.raw:
-            raise typer.Exit(EXIT_REFUSED)
+            raise NotConfirmed("that is not the raw bucket's name, so nothing was done")
     elif not yes:
         if not on_terminal:
             raise typer.BadParameter("say --yes when not on a terminal")
         if not typer.confirm(question, err=True):
-            raise typer.Exit(EXIT_REFUSED)
+            raise NotConfirmed("it was not confirmed, so nothing was done")
 
 
 def writing(data: DataInterface) -> IngestContext:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ursa_pipelines.cli.answers import print_answer
 from ursa_pipelines.cli.options import EXIT_FAILED, AsJson, Commit, Config, Profile, Yes, confirm, open_data, writing
-from ursa_pipelines.cli.printing import counted, line, print_json, show_applied, show_table
+from ursa_pipelines.cli.printing import counted, counts_of, line, show_applied, show_table
 
 if TYPE_CHECKING:
     from ursa_pipelines.interface import DataInterface
@@ -56,13 +57,15 @@ def backfill(
         context = writing(data)
         with counted("Writing rows") as progress:
             applied = apply_backfill(context.catalog, to_add, context.writer, progress)
+    failed = any(one.state == "unreadable" for one in namings) or any(one.outcome == "failed" for one in applied)
+    exit_code = EXIT_FAILED if failed else 0
     if as_json:
         outcomes = {one.recording_hash: one for one in applied}
-        print_json([_naming_as_json(one, outcomes.get(one.recording_hash)) for one in namings])
+        items = [_naming_as_json(one, outcomes.get(one.recording_hash)) for one in namings]
+        print_answer(items, summary=counts_of(applied), exit_code=exit_code)
     else:
         show_applied(applied, is_dry=bool(to_add) and not commit)
-    if any(one.state == "unreadable" for one in namings) or any(one.outcome == "failed" for one in applied):
-        raise typer.Exit(EXIT_FAILED)
+    raise typer.Exit(exit_code)
 
 
 @participants_app.command()
@@ -76,7 +79,8 @@ def audit(profile: Profile = None, config: Config = None, as_json: AsJson = Fals
     with counted("Reading participant.txt") as progress:
         findings = audit_participants(context.raw, context.catalog, progress)
     if as_json:
-        print_json([{key: value for key, value in asdict(one).items() if key != "names"} for one in findings])
+        items = [{key: value for key, value in asdict(one).items() if key != "names"} for one in findings]
+        print_answer(items, exit_code=EXIT_FAILED if findings else 0)
     else:
         show_table(
             "Participants",
@@ -98,7 +102,7 @@ def list_(profile: Profile = None, config: Config = None, as_json: AsJson = Fals
     people = read_people(open_data(profile, config).reading_context.catalog).values()
     if as_json:
         keys = ("participant_id", "recordings", "merged_into")
-        print_json([{key: getattr(one, key) for key in keys} for one in people])
+        print_answer({key: getattr(one, key) for key in keys} for one in people)
         return
     show_table(
         "Participants",
@@ -167,7 +171,7 @@ def history(participant: Who, profile: Profile = None, config: Config = None, as
 
     participant_id, items = read_history(open_data(profile, config).reading_context.catalog, participant)
     if as_json:
-        print_json([item.model_dump(mode="json", exclude={"display_name"}) for item in items])
+        print_answer(item.model_dump(exclude={"display_name"}) for item in items)
     elif not items:
         line(f"{participant_id}: nobody has edited it")
     else:
@@ -194,7 +198,7 @@ def _decide(data: DataInterface, proposal: EditProposal, commit: bool, yes: bool
         written = True
     if as_json:
         keys = ("kind", "participant_id", "merged_into", "recordings")
-        print_json({**{key: getattr(proposal, key) for key in keys}, "written": written})
+        print_answer([{**{key: getattr(proposal, key) for key in keys}, "written": written}])
     elif not proposal.changes_anything:
         line("It is so already.")
     else:

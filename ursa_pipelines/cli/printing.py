@@ -1,8 +1,7 @@
-"""How commands print: tables, lines that are not broken, progress on a terminal, JSON for machines."""
+"""How commands print: tables, lines that are not broken, progress on a terminal."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -50,6 +49,11 @@ def show_rows(title: str, rows: Sequence[dict[str, Any]]) -> None:
     console.print(table)
 
 
+def counts_of(applied: Sequence[Applied]) -> dict[str, int]:
+    """How many rows were written, and how many could not be."""
+    return {name: sum(one.outcome == name for one in applied) for name in ("written", "failed")}
+
+
 def show_applied(applied: Sequence[Applied], *, is_dry: bool) -> None:
     """How many rows were written, and why others were not."""
     for one in applied:
@@ -64,10 +68,11 @@ def show_applied(applied: Sequence[Applied], *, is_dry: bool) -> None:
 @contextmanager
 def counted(what: str) -> Iterator[Callable[[int, int | None], None]]:
     """Shows on a terminal how far something has come, of how many where that is known."""
-    from rich.progress import Progress
+    from rich.progress import MofNCompleteColumn, Progress
 
     errors = Console(stderr=True)
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -75,8 +80,3 @@ def counted(what: str) -> Iterator[Callable[[int, int | None], None]]:
 def line(text: str, *, markup: bool = False) -> None:
     """A line that is not broken to the width of a terminal, so that it can be searched for in a log."""
     console.print(text, highlight=False, soft_wrap=True, markup=markup)
-
-
-def print_json(document: Any) -> None:
-    """One JSON document on standard output."""
-    print(json.dumps(document, ensure_ascii=False, default=str, indent=1))

@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
+import typer
 
+from ursa_pipelines.cli.answers import print_answer
 from ursa_pipelines.errors import SourceUnavailable
 from ursa_pipelines.ingest.sources import Source, list_recordings
 from ursa_pipelines.interface import DataInterface
@@ -21,11 +23,20 @@ from ursa_pipelines.orchestration.report_data import instance_of, last_arrivals,
 _SOURCE_SECONDS = 20.0
 
 
-def run_report(data: DataInterface, out: Path) -> Report:
-    """Writes the page in place of what was there. Only reads otherwise. Raises `OSError`, and what reading raises."""
+def run_report(data: DataInterface, out: Path, *, as_json: bool = False) -> Report:
+    """Writes the page in place of what was there, and tells what is on it. Only reads otherwise.
+
+    Raises `OSError`, and what reading raises.
+    """
     with instance_of(data.profile) as (instance, why_not):
         report = make_report(data, instance, why_not)
     write_page(render(report), out)
+    if as_json:
+        page = {"path": out.absolute(), "bytes": out.stat().st_size, "recordings": report.overview.recordings}
+        print_answer([{**page, "attention": report.attention, "no_operations": report.no_operations}])
+    else:
+        known = "; ".join(one for one in (report.attention, report.no_operations) if one)
+        typer.echo(f"{out}: {report.overview.recordings:,} recordings; {known or 'nothing needs attention'}")
     return report
 
 

@@ -7,35 +7,26 @@ again, which writes nothing twice. A recording that failed or waits is carried o
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import wait
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from tenacity import (
-    Retrying,
-    retry_if_exception_type,
-    stop_after_attempt,
-    stop_after_delay,
-    wait_exponential_jitter,
-)
-
 from ursa_pipelines.errors import (
     CatalogConflict,
     RecordingNotSettled,
     RecordingRefused,
-    StoreUnavailable,
     UploadInterrupted,
     UrsaError,
 )
 from ursa_pipelines.ingest.context import IngestContext, UploadProgress, Watch
 from ursa_pipelines.ingest.discover import Discovery, discover, discover_in_bucket, require_manifest
+from ursa_pipelines.ingest.found import media_problems
 from ursa_pipelines.ingest.pipeline import logger
+from ursa_pipelines.ingest.plan import look_ahead
 from ursa_pipelines.ingest.reconstruct_manifest import (
     Recording,
     complete_manifest,
@@ -44,24 +35,25 @@ from ursa_pipelines.ingest.reconstruct_manifest import (
     require_quiet_in_bucket,
 )
 from ursa_pipelines.ingest.register import IngestResult, register
+from ursa_pipelines.ingest.results_shown import Shown, ShownList, size_shown, some_shown
+from ursa_pipelines.ingest.several import patiently, several_at_once
+from ursa_pipelines.ingest.targets import Targets
 from ursa_pipelines.ingest.upload import Uploaded, upload
-from ursa_pipelines.objects.reading import DaemonExecutor
 
 State = Literal["going", "planned", "held", "waiting", "failed", "registered"]
 StepName = Literal["discover", "hash", "reconstruct_manifest", "upload", "register"]
 
 STEPS: tuple[StepName, ...] = ("discover", "hash", "reconstruct_manifest", "upload", "register")
 
-_PATIENCE_AFTER_A_STOP = 10.0
-_ATTEMPTS, _IMPATIENT_SECONDS = 4, 15.0
-
-_S = TypeVar("_S")
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class BatchItem:
-    """How far one recording of a batch has come. Sizes are bytes, `seconds` the time spent in its steps."""
+@dataclass(frozen=True, repr=False)
+class BatchItem(Shown):
+    """How far one recording of a batch has come. Sizes are bytes, `seconds` the time spent in its steps.
+
+    `warnings` are what its media files told of themselves; none of them kept it from being ingested.
+    """
 
     rec_id: str
     state: State = "going"
@@ -83,25 +75,61 @@ class BatchItem:
     remedy: str = ""
     error_type: str = ""
     retryable: bool = False
+    warnings: tuple[str, ...] = ()
 
     @property
     def status(self) -> Literal["OK", "SKIP", "FAIL"]:
         """OK if it is registered, FAIL with the reason, SKIP while it is not ready or not done."""
         return "OK" if self.state == "registered" else "FAIL" if self.state == "failed" else "SKIP"
 
+    def _shown(self) -> dict[str, str]:
+        return {
+            "recording": self.rec_id,
+            "status": self.status,
+            "outcome": self.outcome,
+            "path": self.path,
+            "files": f"{self.files:,}" if self.files else "",
+            "uploaded": size_shown(self.bytes_uploaded),
+            "seconds": f"{self.seconds:.1f}" if self.seconds else "",
+            "missing nodes": ", ".join(self.nodes_missing),
+            "why": self.reason,
+            "to do": self.remedy,
+            "warnings": some_shown(self.warnings),
+        }
+
+
+class BatchItems(ShownList[BatchItem]):
+    """What came of many recordings, which shows itself as a table in notebooks."""
+
+    counted = "status"
+
 
 def ingest_many(
-    context: IngestContext, directories: Iterable[Path], *, overwrite: bool = False, allow_partial: bool = False
+    context: IngestContext,
+    targets: Targets,
+    *,
+    overwrite: bool = False,
+    allow_partial: bool = False,
+    progress: Callable[[str, UploadProgress], None] | None = None,
+    on_ended: Callable[[BatchItem], None] | None = None,
+    should_pause: Callable[[], bool] | None = None,
 ) -> list[BatchItem]:
     """Takes each recording through all steps on its own; one failure never stops the rest (runbook, Batch loop).
 
-    Items come in the order in which their recordings were first named.
+    A person has named them, so that the bucket's copy of one without a manifest is given one at once (DESIGN section
+    4). Items come in the order of the targets; after a pause those that had not begun are told as waiting too.
     """
-    by_recording: dict[str, list[Path]] = {}
-    for directory in directories:
-        absolute = Path(os.path.abspath(directory))  # noqa: PTH100 - resolve() would follow a link given as directory
-        by_recording.setdefault(absolute.name, []).append(absolute)
-    items = Batch(context, by_recording.__getitem__, overwrite, allow_partial).run_all(by_recording)
+    batch = Batch(
+        context,
+        targets.directories.__getitem__,
+        overwrite,
+        allow_partial,
+        on_progress=progress,
+        on_ended=on_ended,
+        should_pause=should_pause,
+        waits_before_reconstruction=False,
+    )
+    items = batch.run_all(targets.directories)
     fold_if_many(context)
     return items
 
@@ -112,20 +140,6 @@ def fold_if_many(context: IngestContext) -> None:
         context.catalog.fold_if_many(context.writer)
     except UrsaError as error:
         logger.warning("the catalog's tables are not up to date; `ursa catalog fold` brings them so: %s", error)
-
-
-def several_at_once(work: Callable[[_S], _T], of: Iterable[_S], limit: int, stop: threading.Event) -> list[_T]:
-    """The results in order, `limit` worked on at once. An interrupt of the calling thread sets `stop` and is raised;
-    before that, what is under way gets a few seconds to end.
-    """
-    with DaemonExecutor(limit, "batch") as pool:
-        futures = [pool.submit(work, one) for one in of]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            stop.set()
-            wait([future for future in futures if not future.cancel()], timeout=_PATIENCE_AFTER_A_STOP)
-            raise
 
 
 def ended_by(error: UrsaError, item: BatchItem) -> BatchItem:
@@ -157,8 +171,9 @@ class Batch:
     """Runs the steps. `directories_of(rec_id)` are a recording's directories, halves or copies, taken one after
     another; where there are none, the bucket's copy is registered, with a manifest made for it if there is none.
     `allow(discovery)` may refuse a directory, and `allow_reconstruction(rec_id)` that manifest, by raising.
-    An interrupt of the calling thread, such as Ctrl-C or a run that is cancelled, stops all work between two chunks.
-    `on_progress` and `on_registered` are called from several threads.
+    An interrupt of the calling thread, such as Ctrl-C or a run that is cancelled, stops all work between two chunks,
+    and so does `should_pause`. `on_progress`, `on_registered`, and `on_ended`, which is told once of each recording
+    that has come to an end of whatever kind, are called from several threads.
     """
 
     context: IngestContext
@@ -169,12 +184,15 @@ class Batch:
     allow_reconstruction: Callable[[str], None] = lambda rec_id: None
     on_progress: Callable[[str, UploadProgress], None] | None = None
     on_registered: Callable[[BatchItem], None] | None = None
+    on_ended: Callable[[BatchItem], None] | None = None
+    should_pause: Callable[[], bool] | None = None
+    waits_before_reconstruction: bool = True
     _works: dict[str, list[_Work]] = field(default_factory=dict)
     _done: dict[str, int] = field(default_factory=dict)
     _interrupted: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self.context = replace(self.context, check_stop=Watch(should_pause=self._interrupted.is_set).check_stop)
+        self.context = replace(self.context, check_stop=Watch(should_pause=self._is_to_stop).check_stop)
 
     def step(self, name: StepName, items: Sequence[BatchItem]) -> list[BatchItem]:
         """Runs one step for every recording that is still going; never raises for a single recording."""
@@ -202,14 +220,26 @@ class Batch:
     def _several_at_once(self, work: Callable[[_T], BatchItem], of: Iterable[_T]) -> list[BatchItem]:
         return several_at_once(work, of, self.context.recordings_at_once, self._interrupted)
 
+    def _is_to_stop(self) -> bool:
+        return self._interrupted.is_set() or (self.should_pause is not None and self.should_pause())
+
     def _advance(self, name: StepName, item: BatchItem) -> BatchItem:
         if item.state != "going":
             return item
+        advanced = self._advanced(name, item)
+        if advanced.state != "going" and self.on_ended is not None:
+            try:
+                self.on_ended(advanced)
+            except Exception:  # noqa: BLE001 - who listens must not fail a recording
+                logger.exception("unforeseen failure", extra={"recording": item.rec_id})
+        return advanced
+
+    def _advanced(self, name: StepName, item: BatchItem) -> BatchItem:
         began = time.monotonic()
         try:
             first = self._done.get(item.rec_id, 0)
             for due in STEPS[first : STEPS.index(name) + 1]:
-                self._patiently(partial(self._run, due, item.rec_id))
+                patiently(partial(self._run, due, item.rec_id), self._sleep)
                 self._done[item.rec_id] = STEPS.index(due) + 1
             advanced = item
         except UrsaError as error:
@@ -235,47 +265,37 @@ class Batch:
                 return replace(described, state="failed", reason=reason, error_type="NotTold", retryable=True)
         return described
 
-    def _patiently(self, step: Callable[[], None]) -> None:
-        """Runs a step again where the store failed it within seconds, as some of its clients give up so soon.
-
-        Steps are repeatable; one that took longer has been patient itself.
-        """
-        Retrying(
-            retry=retry_if_exception_type(StoreUnavailable),
-            wait=wait_exponential_jitter(initial=1, max=8),
-            stop=stop_after_attempt(_ATTEMPTS) | stop_after_delay(_IMPATIENT_SECONDS),
-            sleep=self._sleep,
-            reraise=True,
-        )(step)
-
     def _sleep(self, seconds: float) -> None:
         self._interrupted.wait(seconds)
 
     def _plan(self, rec_id: str) -> BatchItem:
-        item = self._advance("discover", BatchItem(rec_id))
-        if item.state != "going":
-            return item
-        sizes = {
-            path: file.size
-            for work in self._works.pop(rec_id)
-            if work.discovery and work.discovery.inventory
-            for path, file in work.discovery.inventory.files.items()
-            if path not in work.discovery.stored.objects
-        }
-        try:
-            entry = self.context.catalog.entry_of_rec_id(rec_id)
-        except UrsaError as error:
-            return ended_by(error, item)
-        outcome = f"would send {len(sizes):,} files, {sum(sizes.values()):,} bytes" if sizes else "would send nothing"
-        return replace(
-            item,
-            state="planned",
-            outcome=f"{outcome}; {'registered already' if entry else 'would register it'}",
-            recording_hash=entry.recording.recording_hash if entry else "",
+        plan, error = look_ahead(
+            self.context,
+            rec_id,
+            lambda: self.directories_of(rec_id),
+            overwrite=self.overwrite,
+            allow_partial=self.allow_partial,
+            sleep=self._sleep,
         )
+        item = BatchItem(
+            rec_id,
+            path=plan.path,
+            directories=len(plan.directories),
+            files=plan.files,
+            bytes=plan.bytes,
+            fingerprint=plan.fingerprint,
+            nodes=plan.nodes,
+            nodes_missing=plan.nodes_missing,
+            recording_hash=plan.recording_hash,
+        )
+        if error is not None:
+            return ended_by(error, item)
+        sent = f"{plan.files_to_send:,} files, {plan.bytes_to_send:,} bytes" if plan.files_to_send else "nothing"
+        registered = "registered already" if plan.entry else "would register it"
+        return replace(item, state="planned", outcome=f"would send {sent}; {registered}")
 
     def _run(self, name: StepName, rec_id: str) -> None:
-        watch = Watch(self.on_progress and partial(self.on_progress, rec_id), self._interrupted.is_set)
+        watch = Watch(self.on_progress and partial(self.on_progress, rec_id), self._is_to_stop)
         watch.check_stop()
         if name == "discover":
             directories = self.directories_of(rec_id)
@@ -307,7 +327,8 @@ class Batch:
         discovery = _given(work.discovery)
         if discovery.inventory is None and discovery.merged is None:
             self.allow_reconstruction(rec_id)
-            require_quiet_in_bucket(self.context, discovery.stored)
+            if self.waits_before_reconstruction:
+                require_quiet_in_bucket(self.context, discovery.stored)
             reconstruct_in_bucket(self.context, rec_id, watch)
             found = discover_in_bucket(self.context, rec_id)
             require_manifest(found)
@@ -330,6 +351,7 @@ class Batch:
             files_uploaded=sum(one.files_uploaded for one in uploads),
             files_skipped=sum(one.files_skipped for one in uploads),
             bytes_uploaded=sum(one.bytes_uploaded for one in uploads),
+            warnings=tuple(dict.fromkeys(warning for one in discoveries for warning in media_problems(one))),
         )
         results = [work.result for work in works if work.result]
         if item.state != "going" or not results or len(results) < len(works):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from ursa_pipelines.catalog.catalog import Catalog
 from ursa_pipelines.catalog.entries import Writer
@@ -14,6 +14,7 @@ from ursa_pipelines.objects.digests import DigestCache
 from ursa_pipelines.objects.reading import unless_it_hangs
 from ursa_pipelines.objects.store import Bucket
 from ursa_pipelines.objects.transfers import Transfers
+from ursa_pipelines.recordings.media_probe import MediaProbe
 
 _T = TypeVar("_T")
 
@@ -33,7 +34,8 @@ class UploadProgress:
 class IngestContext:
     """The rooms and rules of an ingest. Periods are seconds.
 
-    `check_stop` is called where a source is looked at, and raises `UploadInterrupted` if a stop was asked for.
+    `check_stop` is called where a source is looked at, and raises `UploadInterrupted` if a stop was asked for. With
+    `media` None no media file is looked into; `truncated` is what becomes of a recording that has cut-off ones.
     """
 
     raw: Bucket
@@ -45,6 +47,8 @@ class IngestContext:
     hash_workers: int | None = None
     digests: DigestCache | None = None
     recordings_at_once: int = 4
+    media: MediaProbe | None = None
+    truncated: Literal["report", "refuse"] = "report"
     check_stop: Callable[[], None] = lambda: None
 
     def reading(self, rec_id: str, place: str, call: Callable[[], _T]) -> _T:

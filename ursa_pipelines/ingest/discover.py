@@ -24,11 +24,13 @@ from ursa_pipelines.errors import (
     SourceNotFound,
 )
 from ursa_pipelines.ingest.context import IngestContext
+from ursa_pipelines.ingest.media import look_at_media
 from ursa_pipelines.objects.stored import PARTICIPANT_BYTES_LIMIT, StoredRecording, read_participants, read_stored
 from ursa_pipelines.recordings.identity import clean_display_name, parse_rec_id, read_display_name
 from ursa_pipelines.recordings.inventory import Inventory, SourceFile, read_source, take_inventory
 from ursa_pipelines.recordings.layout import MANIFEST, shown, worker_of
 from ursa_pipelines.recordings.manifest import MANIFEST_BYTES_LIMIT, parse_manifest
+from ursa_pipelines.recordings.media import MediaReport
 from ursa_pipelines.recordings.merge import MergedManifest, NamedManifest, merge_manifests
 from ursa_pipelines.recordings.settling import blocked_by_writer
 
@@ -41,7 +43,8 @@ class Discovery:
 
     `attested` is what the directory's own manifests say, `merged` what these and the bucket's say together, both
     None without a usable manifest. `absent` are listed paths that are nowhere, because another node has them
-    still or the operator allowed it. `path` is the way of the runbook that the recording goes.
+    still or the operator allowed it. `path` is the way of the runbook that the recording goes. `media` is what the
+    media files say that are to be sent, or None if they were not asked.
     """
 
     rec_id: str
@@ -53,6 +56,7 @@ class Discovery:
     absent: tuple[str, ...]
     display_names: tuple[str, ...] = field(repr=False)
     path: IngestPath
+    media: MediaReport | None = None
 
     @property
     def unattested(self) -> list[SourceFile]:
@@ -74,7 +78,8 @@ def discover(
 
     `participant` is the operator's word; without it participant.txt counts. Raises `RecordingNotSettled` while it
     is being written, `RecordingIncomplete` for files that are nowhere, `ContentMismatch` or `SourceChanged` for a
-    wrong size, `RecordingConflict` if the bucket's manifests say otherwise, and what inventory and manifests raise.
+    wrong size, `RecordingConflict` if the bucket's manifests say otherwise, `MediaTruncated` if the profile refuses
+    files that are cut off, and what inventory and manifests raise.
     """
     source_dir = Path(source_dir)
     inventory = context.listing(
@@ -113,6 +118,7 @@ def discover(
         absent,
         _display_names(context, rec_id, participant, inventory, stored),
         "A" if attested else "C+A",
+        look_at_media(context, inventory, merged, stored),
     )
 
 

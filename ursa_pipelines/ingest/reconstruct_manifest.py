@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Literal
 
@@ -27,6 +27,7 @@ from ursa_pipelines.errors import (
 )
 from ursa_pipelines.ingest.context import IngestContext, Watch
 from ursa_pipelines.ingest.discover import Discovery
+from ursa_pipelines.ingest.media import length_in_bucket
 from ursa_pipelines.objects.digests import Recall, digests_in_bucket, marked_digest
 from ursa_pipelines.objects.hashing import hash_files
 from ursa_pipelines.objects.keys import raw_key, recording_prefix
@@ -143,9 +144,7 @@ def reconstruct_in_bucket(context: IngestContext, rec_id: str, watch: Watch) -> 
     stored = read_stored(context.raw, rec_id)
     if merge_manifests(rec_id, stored.manifests) is not None:
         return None
-    paths = _reconstructible(rec_id, stored)
-    if not paths:
-        raise SourceNotFound("the bucket has no data of it", recording=rec_id, place=recording_prefix(rec_id))
+    paths = reconstructible(rec_id, stored)
     watch.expect(files=len(paths), total_bytes=sum(stored.objects[path].size for path in paths))
     try:
         digests = digests_in_bucket(
@@ -161,14 +160,36 @@ def reconstruct_in_bucket(context: IngestContext, rec_id: str, watch: Watch) -> 
         raise RecordingNotSettled(
             "it vanished while the recording was read", recording=rec_id, place=error.place
         ) from None
+    ended_after = length_in_bucket(context, stored, paths, watch.check_stop)
     _require_unchanged(context, stored)
     files = [
         ManifestFile(path=path, size_bytes=stored.objects[path].size, sha256=digests[path]) for path in sorted(paths)
     ]
     names = [read_display_name(raw, recording=rec_id) for raw in read_participants(context.raw, stored)]
-    manifest = _reconstructed(rec_id, files, next((name for name in names if name), None), "r2")
+    manifest = _reconstructed(rec_id, files, next((name for name in names if name), None), "r2", ended_after)
     _store_reconstructed(context, rec_id, manifest, stub_etag=stored.stub.etag if stored.stub else None)
     return manifest
+
+
+def reconstructible(rec_id: str, stored: StoredRecording) -> list[str]:
+    """The paths in the bucket of which a manifest would be made.
+
+    Raises `SourceNotFound` if there are none, `RecordingNotSettled` if it is still being written, `SourceRefused` for
+    an object with an unsafe name.
+    """
+    paths = []
+    for path in stored.segments:
+        if path == SESSION_LOCK or is_partial_copy(path):
+            raise RecordingNotSettled("it is still being written", recording=rec_id, place=raw_key(rec_id, path))
+        if is_clutter(path):
+            continue
+        refusal = refusal_of_path(path, rec_id=rec_id)
+        if refusal:
+            raise SourceRefused(f"the object's name {refusal}", recording=rec_id, place=shown(path))
+        paths.append(path)
+    if not paths:
+        raise SourceNotFound("the bucket has no data of it", recording=rec_id, place=recording_prefix(rec_id))
+    return paths
 
 
 def require_quiet_in_bucket(context: IngestContext, stored: StoredRecording) -> None:
@@ -188,24 +209,12 @@ def require_quiet_in_bucket(context: IngestContext, stored: StoredRecording) -> 
         )
 
 
-def _reconstructible(rec_id: str, stored: StoredRecording) -> list[str]:
-    paths = []
-    for path in stored.segments:
-        if path == SESSION_LOCK or is_partial_copy(path):
-            raise RecordingNotSettled("it is still being written", recording=rec_id, place=raw_key(rec_id, path))
-        if is_clutter(path):
-            continue
-        refusal = refusal_of_path(path, rec_id=rec_id)
-        if refusal:
-            raise SourceRefused(f"the object's name {refusal}", recording=rec_id, place=shown(path))
-        paths.append(path)
-    return paths
-
-
 def _manifest_of_files(discovery: Discovery, files: list[ManifestFile]) -> NamedManifest:
     """The manifest.json of a recording that has none, or a supplement for files that no manifest lists."""
     name = next(iter(discovery.display_names), None)
-    manifest = _reconstructed(discovery.rec_id, sorted(files, key=lambda file: file.path), name, "nas")
+    # Where there is a manifest it is known from that how long the recording was.
+    ended_after = discovery.media.ended_after if discovery.media and discovery.merged is None else None
+    manifest = _reconstructed(discovery.rec_id, sorted(files, key=lambda file: file.path), name, "nas", ended_after)
     if discovery.merged is None:
         return NamedManifest(MANIFEST, manifest, manifest_bytes(manifest))
     node = next((one.node for one in discovery.manifests if one.node), None)
@@ -224,11 +233,18 @@ def _manifest_of_files(discovery: Discovery, files: list[ManifestFile]) -> Named
 
 
 def _reconstructed(
-    rec_id: str, files: list[ManifestFile], display_name: str | None, source: Literal["nas", "r2"]
+    rec_id: str,
+    files: list[ManifestFile],
+    display_name: str | None,
+    source: Literal["nas", "r2"],
+    ended_after: float | None = None,
 ) -> Manifest:
+    started_at, ended_at = _times(rec_id, ended_after)
     return Manifest(
         recording_id=rec_id,
         recording_hash=derive_recording_hash(file.sha256 for file in files if file.sha256),
+        started_at=started_at,
+        ended_at=ended_at,
         participant=display_name or UNKNOWN_PARTICIPANT,
         files=files,
         reconstruction=Reconstruction(
@@ -236,8 +252,20 @@ def _reconstructed(
             tool_version=version("ursa-pipelines"),
             reconstructed_participant=display_name is None,
             source=source,
+            ended_at_source="media" if ended_at else None,
         ),
     )
+
+
+def _times(rec_id: str, ended_after: float | None) -> tuple[datetime | None, datetime | None]:
+    """When it began and ended, by its id and what media files told; nothing is said without the latter."""
+    if not ended_after:
+        return None, None
+    started_at = parse_rec_id(rec_id)
+    try:
+        return started_at, started_at + timedelta(seconds=round(ended_after, 3))
+    except OverflowError:
+        return None, None
 
 
 def _with_digests(

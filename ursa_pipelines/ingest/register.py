@@ -9,6 +9,8 @@ from typing import Literal
 from ursa_pipelines.catalog import policies
 from ursa_pipelines.ingest.context import IngestContext
 from ursa_pipelines.ingest.discover import IngestPath
+from ursa_pipelines.ingest.media import media_bookkeeping, warn_of_media
+from ursa_pipelines.ingest.results_shown import Shown, size_shown
 from ursa_pipelines.ingest.upload import Uploaded
 from ursa_pipelines.objects.keys import recording_prefix, uri
 from ursa_pipelines.recordings.rows import RecordingRow, Rows, rows_of_recording
@@ -16,8 +18,8 @@ from ursa_pipelines.recordings.rows import RecordingRow, Rows, rows_of_recording
 Outcome = Literal["created", "changed", "unchanged", "paused"]
 
 
-@dataclass(frozen=True)
-class IngestResult:
+@dataclass(frozen=True, repr=False)
+class IngestResult(Shown):
     """What an ingest came to. `recording` is None only if it was `paused`; then nothing was registered.
 
     Files are segments; bytes are those sent by this call. `outcome` tells what happened to the rows.
@@ -32,6 +34,18 @@ class IngestResult:
     path: IngestPath | None = None
     outcome: Outcome = "paused"
     verification: str | None = None
+
+    def _shown(self) -> dict[str, str]:
+        return {
+            "recording": self.rec_id,
+            "outcome": self.outcome,
+            "path": self.path or "",
+            "files uploaded": f"{self.files_uploaded:,}",
+            "files skipped": f"{self.files_skipped:,}",
+            "uploaded": size_shown(self.bytes_uploaded),
+            "verified by": self.verification or "",
+            "recording_hash": self.recording.recording_hash[:12] if self.recording else "",
+        }
 
 
 def register(context: IngestContext, uploaded: Uploaded, *, overwrite: bool = False) -> IngestResult:
@@ -54,6 +68,7 @@ def register(context: IngestContext, uploaded: Uploaded, *, overwrite: bool = Fa
                 "ingested_from": "r2" if discovery.inventory is None else "nas",
                 "registered_at": datetime.now(UTC).isoformat(),
                 "registered_by": context.writer.by,
+                **media_bookkeeping(discovery.media),
             },
         )
 
@@ -70,6 +85,7 @@ def register(context: IngestContext, uploaded: Uploaded, *, overwrite: bool = Fa
         op="ingest:overwrite" if overwrite else "ingest",
         writer=context.writer,
     )
+    warn_of_media(discovery.rec_id, discovery.media)
     return IngestResult(
         rec_id=discovery.rec_id,
         recording=registration.entry.recording,

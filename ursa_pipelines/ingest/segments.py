@@ -23,6 +23,7 @@ from ursa_pipelines.objects.reading import DaemonExecutor, Watchdog, gather
 from ursa_pipelines.objects.store import ObjectInfo
 from ursa_pipelines.objects.upload import Outgoing, Uploader
 from ursa_pipelines.recordings.inventory import Inventory
+from ursa_pipelines.recordings.layout import some
 from ursa_pipelines.recordings.merge import MergedFile
 
 
@@ -44,7 +45,7 @@ def place_segments(
     placed = uploader.send_all(outgoing, placing.place)
     if placing.damaged:
         first, *others = sorted(placing.damaged)
-        more = f"; damaged too: {', '.join(others)}" if others else ""
+        more = f"; damaged too: {some(others)}" if others else ""
         raise ContentMismatch(f"{placing.damaged[first]}{more}", recording=rec_id, place=first)
     return placed
 

@@ -15,8 +15,9 @@ from typing import Literal
 
 from ursa_pipelines.catalog.entries import Entry
 from ursa_pipelines.errors import CatalogRowNotFound, ObjectNotFound, StoreUnavailable, UrsaError
-from ursa_pipelines.ingest.batch import several_at_once
 from ursa_pipelines.ingest.context import IngestContext, Watch
+from ursa_pipelines.ingest.results_shown import Shown, size_shown, some_shown
+from ursa_pipelines.ingest.several import several_at_once
 from ursa_pipelines.objects.digests import SMALL_OBJECT_BYTES, digest_at_once, digest_objects
 from ursa_pipelines.objects.proof import streamed_digest
 from ursa_pipelines.objects.store import ObjectInfo
@@ -28,8 +29,8 @@ from ursa_pipelines.recordings.merge import MergedFile, MergedManifest, merge_ma
 logger = logging.getLogger("ursa.register.orchestrator")
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Shown):
     """What was found; no `problems` means that all agree.
 
     `object_problems` are those of the objects beside the manifests, `row_problems` those of the rows beside both.
@@ -57,6 +58,17 @@ class Verification:
     @property
     def ok(self) -> bool:
         return not self.problems
+
+    def _shown(self) -> dict[str, str]:
+        return {
+            "recording": self.rec_id,
+            "found": "ok" if self.ok else f"{len(self.problems):,} problem{'' if len(self.problems) == 1 else 's'}",
+            "compared by": self.level,
+            "files": f"{self.files:,}",
+            "bytes": size_shown(self.bytes),
+            "missing nodes": ", ".join(self.nodes_missing),
+            "problems": some_shown(self.problems),
+        }
 
 
 def verify(

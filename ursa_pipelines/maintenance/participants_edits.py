@@ -17,6 +17,7 @@ from ursa_pipelines.catalog.entries import Writer
 from ursa_pipelines.errors import CatalogConflict, CatalogRowNotFound
 from ursa_pipelines.maintenance.participants import Person, merge_chain, merges_of, read_people
 from ursa_pipelines.recordings.identity import clean_display_name, derive_participant_id
+from ursa_pipelines.recordings.layout import some
 
 Change = Callable[[ParticipantEdit], ParticipantEdit]
 
@@ -155,7 +156,7 @@ def _find(people: Mapping[str, Person], who: str) -> Person:
     wanted = derive_participant_id(who)
     hits = [one for one in people.values() if one.participant_id == wanted or _is_called(one, wanted)]
     if len(hits) > 1:
-        ids = ", ".join(one.participant_id for one in hits)
+        ids = some([one.participant_id for one in hits])
         raise CatalogConflict(f"{len(hits)} participants have that name: {ids}", remedy="Give the id of one of them.")
     if not hits:
         raise CatalogRowNotFound("there is no participant of that name or id", remedy="`ursa participants list`.")
@@ -185,6 +186,6 @@ def _require_mergeable(merges: Mapping[str, str], participant_id: str, into: str
     others = sorted(one for one, above in merges.items() if above == participant_id)
     if others:
         raise CatalogConflict(
-            f"{', '.join(others)} is merged into {participant_id}",
+            f"{some(others)} is merged into {participant_id}",
             remedy=f"Take that back first (`ursa participants unmerge {others[0]}`), then merge each into {into}.",
         )

@@ -1,9 +1,9 @@
 """Sources, bucket and catalog laid side by side, recording by recording (DESIGN section 8, reconciliation).
 
-Each of them gives one stream, sorted by rec_id, and the streams are merged: there is no request for a single recording,
-and no standing is kept. They are read against the direction in which an ingest writes (catalog, bucket, sources), so
-that what is ingested meanwhile never looks as if something had been lost. A source that cannot be read leaves its
-recordings unknown there, never gone.
+Each of them gives one stream, sorted by rec_id, and the streams are merged: there is no request for a single recording
+unless it was named, and no standing is kept. They are read against the direction in which an ingest writes (catalog,
+bucket, sources), so that what is ingested meanwhile never looks as if something had been lost. A source that cannot be
+read leaves its recordings unknown there, never gone.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ from ursa_pipelines.errors import SourceUnavailable, UrsaError
 from ursa_pipelines.ingest.context import IngestContext
 from ursa_pipelines.ingest.sources import Source, changed_at, list_recordings
 from ursa_pipelines.ingest.watch import Arrival, look_at
+from ursa_pipelines.maintenance.narrowing import EVERYTHING, Only
 from ursa_pipelines.objects.keys import MARKERS, RECORDINGS
+from ursa_pipelines.objects.store import Bucket
 from ursa_pipelines.recordings.identity import is_rec_id
 from ursa_pipelines.recordings.inventory import take_inventory
 from ursa_pipelines.recordings.settling import blocked_by_writer
 
 _DIRECTORIES_AT_ONCE = 200
+_LISTINGS_AT_ONCE = 16
 _T = TypeVar("_T")
 
 _COLUMNS = ("rec_id", "recording_hash", "metadata")
@@ -47,6 +50,7 @@ class Sighted:
 
     source: str
     fingerprint: str = ""
+    files: int = 0
     bytes: int = 0
     changed_at: float = 0.0
     blocked: str = ""
@@ -97,6 +101,12 @@ class Standing:
         return (*(one.source for one in self.on_sources), *(name for name, is_there in there if is_there))
 
     @property
+    def bytes(self) -> int:
+        """Of its files: as the catalog counts them, else those of its largest directory; 0 if neither tells."""
+        told = max((row.bytes for row in self.rows), default=0)
+        return told or max((one.bytes for one in self.on_sources), default=0)
+
+    @property
     def is_lost(self) -> bool:
         """Whether it is registered and the bucket has nothing of it."""
         return bool(self.rows) and not self.stored
@@ -136,21 +146,24 @@ class Reconciliation:
         return self.standings
 
 
-def reconcile(context: IngestContext, sources: Iterable[Source]) -> Reconciliation:
-    """Reads catalog and bucket now, and the sources while the standings are taken.
+def reconcile(context: IngestContext, sources: Iterable[Source], only: Only = EVERYTHING) -> Reconciliation:
+    """Reads catalog and bucket now, and the sources while the standings are taken; of what is narrowed by `only`,
+    nothing else is read. What is named has a standing even if it is nowhere.
 
     Raises `CatalogError`, `StoreUnavailable`, `StoreDenied`; never for a source.
     """
-    rows = sorted(_rows(context.catalog), key=itemgetter(0))
+    sources = list(sources)
+    rows = sorted(_rows(context.catalog, only), key=itemgetter(0))
     with ThreadPoolExecutor(2, thread_name_prefix="listing") as pool:
-        marked, stored = pool.map(context.raw.list_directories, (MARKERS, RECORDINGS))
+        marked, stored = pool.map(partial(_listed, context.raw, only=only), (MARKERS, RECORDINGS))
     found = Reconciliation(iter(()))
     order = [source.name for source in sources]
     streams: list[Iterable[tuple[str, str, Any]]] = [
         ((rec_id, "row", row) for rec_id, row in rows),
         ((rec_id, "marked", True) for rec_id in marked if is_rec_id(rec_id)),
         ((rec_id, "stored", True) for rec_id in stored if is_rec_id(rec_id)),
-        *(_sighted(context, source, found) for source in sources),
+        *(_sighted(context, source, found, only) for source in sources),
+        ((rec_id, "asked", True) for rec_id in only.named),
     ]
     found.standings = _standings(heapq.merge(*streams, key=itemgetter(0)), order, found)
     return found
@@ -176,7 +189,7 @@ def _standings(
     merged: Iterable[tuple[str, str, Any]], order: Sequence[str], found: Reconciliation
 ) -> Iterator[Standing]:
     for rec_id, told in groupby(merged, key=itemgetter(0)):
-        of_kind: dict[str, list[Any]] = {"row": [], "marked": [], "stored": [], "sighted": []}
+        of_kind: dict[str, list[Any]] = {"row": [], "marked": [], "stored": [], "sighted": [], "asked": []}
         for _, kind, value in told:
             of_kind[kind].append(value)
         sighted = sorted(of_kind["sighted"], key=lambda one: order.index(one.source))
@@ -191,10 +204,22 @@ def _standings(
         )
 
 
-def _rows(catalog: Catalog) -> Iterator[tuple[str, Registered]]:
+def _listed(raw: Bucket, prefix: str, only: Only) -> list[str]:
+    """The recordings that have objects below a prefix, in order."""
+    if only.rec_ids:
+        with ThreadPoolExecutor(_LISTINGS_AT_ONCE, thread_name_prefix="listing") as pool:
+            there = pool.map(lambda rec_id: next(raw.list_objects(f"{prefix}{rec_id}/"), None), only.named)
+            return [rec_id for rec_id, first in zip(only.named, there, strict=True) if first]
+    if only.is_everything:
+        return raw.list_directories(prefix)
+    return raw.list_directories(prefix, start_after=prefix + only.low, before=prefix + only.high)
+
+
+def _rows(catalog: Catalog, only: Only) -> Iterator[tuple[str, Registered]]:
     # What thousands of rows say alike is kept once.
     alike: dict[Any, Any] = {}
-    for batch in catalog.scan("recordings", columns=_COLUMNS):
+    # Of the tables themselves, even for one that is named: a claim leads to one row, and there may be another.
+    for batch in catalog.snapshot().scan("recordings", only.where, _COLUMNS):
         columns = (batch.column(name).to_pylist() for name in _COLUMNS)
         for rec_id, recording_hash, document in zip(*columns, strict=True):
             if rec_id:
@@ -234,10 +259,12 @@ def _moment(value: object) -> float:
         return 0.0
 
 
-def _sighted(context: IngestContext, source: Source, found: Reconciliation) -> Iterator[tuple[str, str, Sighted]]:
+def _sighted(
+    context: IngestContext, source: Source, found: Reconciliation, only: Only
+) -> Iterator[tuple[str, str, Sighted]]:
     """What lies on a source, a few directories at a time; ends where the source does not answer any more."""
     try:
-        rec_ids = context.listing("", source.name, lambda gets_on: list_recordings(source, gets_on=gets_on))
+        rec_ids = context.listing("", source.name, partial(_rec_ids, source, only))
         for start in range(0, len(rec_ids), _DIRECTORIES_AT_ONCE):
             some = rec_ids[start : start + _DIRECTORIES_AT_ONCE]
             for sighted in context.listing("", source.name, partial(_look_at_some, source, some)):
@@ -245,6 +272,13 @@ def _sighted(context: IngestContext, source: Source, found: Reconciliation) -> I
                 yield sighted
     except SourceUnavailable as error:
         found.unavailable[source.name] = str(error)
+
+
+def _rec_ids(source: Source, only: Only, gets_on: Callable[[], None]) -> list[str]:
+    if only.rec_ids:
+        _require_mounted(source)
+        return only.named
+    return [rec_id for rec_id in list_recordings(source, gets_on=gets_on) if only.covers(rec_id)]
 
 
 def _look_at_some(
@@ -276,6 +310,7 @@ def _look_at_one(source: Source, rec_id: str, gets_on: Callable[[], None]) -> Si
     return Sighted(
         source.name,
         fingerprint=inventory.fingerprint,
+        files=len(inventory.files),
         bytes=inventory.total_bytes,
         changed_at=changed_at(directory, gets_on),
         blocked=blocked_by_writer(inventory) or "",

@@ -1,26 +1,44 @@
-"""Brings segments to a directory: planned first, verified, renamed into place (ursa-facts section 11)."""
+"""Brings segments to a directory: planned first, several at once, verified, renamed into place (ursa-facts section 11).
+
+Threads bring the files; everything is told by the thread that asked, in the order of the plan.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, wait
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from ursa_pipelines.errors import ContentMismatch
-from ursa_pipelines.objects.keys import raw_key
-from ursa_pipelines.objects.proof import stored_digest
+from ursa_pipelines.errors import DestinationConflict, ObjectNotFound, RecordingRefused, Retryable, UrsaError
+from ursa_pipelines.objects.destination import (
+    Layout,
+    Planned,
+    WantedFile,
+    is_there,
+    lay_out,
+    remove_outdated_parts,
+    require_room,
+)
+from ursa_pipelines.objects.fetching import Stopped
+from ursa_pipelines.objects.part_files import bring, require_same
+from ursa_pipelines.objects.reading import DaemonExecutor
 from ursa_pipelines.objects.store import Bucket
 
 logger = logging.getLogger("ursa.download")
 
-Layout = Literal["by_recording", "by_modality", "flat"]
 Phase = Literal["start", "plan_done", "modality_start", "file_done", "modality_done", "finish"]
+
+_WORKERS = 8
+_LOOK_SECONDS = 0.1
+_PATIENCE_AFTER_A_STOP = 1.0
+_OF_ONE_RECORDING = (DestinationConflict, ObjectNotFound, RecordingRefused, Retryable)
 
 
 @dataclass(frozen=True)
@@ -37,28 +55,6 @@ class DownloadProgress:
     current_file: str | None = None
 
 
-@dataclass(frozen=True)
-class WantedFile:
-    """A segment to bring: its path in the recording, its size in bytes, and its digest where one is known."""
-
-    rec_id: str
-    modality: str
-    path: str
-    size: int
-    sha256: str | None
-
-
-def target_of(wanted: WantedFile, dest: Path, layout: Layout) -> Path:
-    """Where a segment goes below `dest`. Raises `ValueError` for a layout that does not exist."""
-    if layout == "by_recording":
-        return dest / wanted.rec_id / wanted.path
-    if layout == "by_modality":
-        return dest / wanted.modality / wanted.rec_id / wanted.path
-    if layout == "flat":
-        return dest / f"{wanted.rec_id}__{wanted.path.replace('/', '__')}"
-    raise ValueError(f"layout={layout!r}: it is by_recording, by_modality or flat")
-
-
 def download_files(
     raw: Bucket,
     plan: Callable[[], Iterable[WantedFile]],
@@ -66,80 +62,163 @@ def download_files(
     *,
     layout: Layout,
     progress: Callable[[DownloadProgress], None] | None,
+    workers: int = _WORKERS,
+    on_bytes: Callable[[int], None] | None = None,
+    on_failed: Callable[[str, UrsaError], None] | None = None,
 ) -> list[Path]:
-    """Downloads what `plan` names and returns the paths written, in the plan's order.
+    """Downloads what `plan` names and returns the paths that are there, in the plan's order.
 
     A file appears under its name only when its size and digest are right; one that is there already with the
-    right content is kept. Raises `ContentMismatch`, `FileExistsError` for a file with other content, and
-    `ValueError` before anything is written if two files would have the same name in this layout.
+    right content is kept, and one that an interrupted download left is continued. `on_bytes` is told now and then
+    how many bytes are on the disk. Raises `ContentMismatch`, `DestinationConflict` for a file with other content,
+    `DestinationFull`, and `ValueError` if two files would have the same name in this layout; the last three before
+    anything is fetched. With `on_failed` a recording that fails is told there by its id and does not stop the others.
     """
-    files_done = bytes_done = files_total = bytes_total = 0
+    told = _Told(progress)
+    told.tell("start")
+    planned = lay_out(plan(), dest, layout)
+    told.files_total, told.bytes_total = len(planned), sum(one.wanted.size for one in planned)
+    told.tell("plan_done")
+    written: list[Path] = []
+    with DaemonExecutor(workers, "download") as pool:
+        crew = _Crew(pool, on_bytes, on_failed)
+        absent = _absent(raw, planned, dest, crew)
+        calls = {one: partial(bring, raw, one, stop=crew.stop, on_bytes=crew.count) for one in absent}
+        coming = [one for one in planned if one.wanted.rec_id not in crew.failed]
+        with closing(crew.run([(one, calls.get(one, _nothing)) for one in coming])) as outcomes:
+            for _, group in groupby(coming, key=lambda one: (one.wanted.rec_id, one.wanted.modality)):
+                segments = list(group)
+                told.tell("modality_start", segments[0].wanted)
+                for one in segments:
+                    if next(outcomes):
+                        written.append(one.target)
+                        told.files_done, told.bytes_done = told.files_done + 1, told.bytes_done + one.wanted.size
+                        told.tell("file_done", one.wanted)
+                told.tell("modality_done", segments[0].wanted)
+        crew.beat()
+    told.tell("finish")
+    return written
 
-    def tell(phase: Phase, wanted: WantedFile | None = None) -> None:
+
+def _absent(raw: Bucket, planned: Sequence[Planned], dest: Path, crew: _Crew) -> list[Planned]:
+    """What must be fetched: everything that is not there with the right content.
+
+    Nothing is fetched before all of it was looked at, so that a conflict or a full disk costs no hours.
+    """
+    there = {one for one in planned if crew.attempt(one, partial(is_there, one, dest))}
+    crew.tell_failed()
+    comparing = [
+        (one, partial(require_same, raw, one, stop=crew.stop, on_bytes=crew.count)) for one in planned if one in there
+    ]
+    with closing(crew.run(comparing)) as outcomes:
+        for _ in outcomes:
+            crew.beat()
+    absent = [one for one in planned if one not in there and one.wanted.rec_id not in crew.failed]
+    if absent:
+        require_room(absent, dest)
+        remove_outdated_parts(absent)
+    return absent
+
+
+def _nothing() -> None:
+    """A file that is there already."""
+
+
+class _Told:
+    """What has been told, in the thread that asked for the download."""
+
+    def __init__(self, progress: Callable[[DownloadProgress], None] | None) -> None:
+        self._progress = progress
+        self.files_done = self.bytes_done = self.files_total = self.bytes_total = 0
+
+    def tell(self, phase: Phase, wanted: WantedFile | None = None) -> None:
         event = DownloadProgress(
             phase,
-            files_done,
-            files_total,
-            bytes_done,
-            bytes_total,
+            self.files_done,
+            self.files_total,
+            self.bytes_done,
+            self.bytes_total,
             wanted.rec_id if wanted else None,
             wanted.modality if wanted else None,
             wanted.path if wanted and phase == "file_done" else None,
         )
         logger.debug("%s", phase, extra={"download": event})
-        if progress is not None:
-            progress(event)
-
-    tell("start")
-    planned = [(wanted, target_of(wanted, dest, layout)) for wanted in plan()]
-    doubled = next((target for target, count in Counter(target for _, target in planned).items() if count > 1), None)
-    if doubled is not None:
-        raise ValueError(f"layout={layout!r} would give two files the name {doubled.name}; choose by_recording")
-    files_total, bytes_total = len(planned), sum(wanted.size for wanted, _ in planned)
-    tell("plan_done")
-    previous: WantedFile | None = None
-    for wanted, target in planned:
-        if previous is None or (previous.rec_id, previous.modality) != (wanted.rec_id, wanted.modality):
-            if previous is not None:
-                tell("modality_done", previous)
-            tell("modality_start", wanted)
-        _bring(raw, wanted, target)
-        files_done, bytes_done = files_done + 1, bytes_done + wanted.size
-        tell("file_done", wanted)
-        previous = wanted
-    if previous is not None:
-        tell("modality_done", previous)
-    tell("finish")
-    return [target for _, target in planned]
+        if self._progress is not None:
+            self._progress(event)
 
 
-def _bring(raw: Bucket, wanted: WantedFile, target: Path) -> None:
-    if target.exists():
-        digest = wanted.sha256 or stored_digest(raw, raw_key(wanted.rec_id, wanted.path))
-        if target.stat().st_size == wanted.size and _digest_of_file(target) == digest:
-            return
-        raise FileExistsError(f"{target} exists with other content; move it away or choose another directory")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".ursa-", dir=target.parent)
-    try:
-        state, size = hashlib.sha256(), 0
-        with os.fdopen(descriptor, "wb") as stream:
-            for chunk in raw.stream(raw_key(wanted.rec_id, wanted.path)):
-                state.update(chunk)
-                size += stream.write(chunk)
-        if size != wanted.size or (wanted.sha256 and state.hexdigest() != wanted.sha256):
-            raise ContentMismatch(
-                "the downloaded bytes are not what the manifest lists",
-                recording=wanted.rec_id,
-                place=wanted.path,
-                remedy="Download it again; if it stays so, run `ursa verify --deep` for this recording.",
-            )
-        Path(temporary).chmod(0o644)
-        Path(temporary).rename(target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+class _Crew:
+    """Calls about files, made by several threads; their errors and bytes come together in the thread that asked."""
 
+    def __init__(
+        self,
+        pool: DaemonExecutor,
+        on_bytes: Callable[[int], None] | None,
+        on_failed: Callable[[str, UrsaError], None] | None,
+    ) -> None:
+        self.stop = threading.Event()
+        self.failed: dict[str, UrsaError] = {}
+        self._pool, self._on_bytes, self._on_failed = pool, on_bytes, on_failed
+        self._bytes, self._lock = 0, threading.Lock()
+        self._told: set[str] = set()
+        self._fatal: BaseException | None = None
 
-def _digest_of_file(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    def count(self, more: int) -> None:
+        """Notes bytes that are on the disk."""
+        with self._lock:
+            self._bytes += more
+
+    def attempt(self, one: Planned, call: Callable[[], bool | None]) -> bool:
+        """What the call says, or True for nothing; False if it failed or its recording had failed before."""
+        rec_id = one.wanted.rec_id
+        if self.stop.is_set() or rec_id in self.failed:
+            return False
+        try:
+            return call() is not False
+        except Stopped:
+            return False
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that asked
+            with self._lock:
+                if self._on_failed is not None and isinstance(error, _OF_ONE_RECORDING):
+                    self.failed.setdefault(rec_id, error)
+                elif self._fatal is None:
+                    self._fatal = error
+                    self.stop.set()
+            return False
+
+    def run(self, calls: Sequence[tuple[Planned, Callable[[], None]]]) -> Generator[bool]:
+        """Whether each call succeeded, in their order. The first error that concerns more than a recording is raised.
+
+        Whatever ends it early, the calls under way are given a second to stop, and keep what they have.
+        """
+        futures: list[Future[bool]] = []
+        try:
+            futures.extend(self._pool.submit(self.attempt, one, call) for one, call in calls)
+            for future in futures:
+                while not future.done() and not wait([future], timeout=_LOOK_SECONDS).done:
+                    self.beat()
+                self._raise_fatal()
+                self.tell_failed()
+                yield future.result()
+        except BaseException:
+            self.stop.set()
+            wait([future for future in futures if not future.cancel()], timeout=_PATIENCE_AFTER_A_STOP)
+            raise
+
+    def beat(self) -> None:
+        """Tells bytes and raises what went wrong; called in the thread that asked."""
+        self._raise_fatal()
+        if self._on_bytes is not None:
+            self._on_bytes(self._bytes)
+
+    def tell_failed(self) -> None:
+        """Tells of recordings that failed since the last time."""
+        self._raise_fatal()
+        for rec_id in [rec_id for rec_id in list(self.failed) if rec_id not in self._told]:
+            self._told.add(rec_id)
+            if self._on_failed is not None:
+                self._on_failed(rec_id, self.failed[rec_id])
+
+    def _raise_fatal(self) -> None:
+        if self._fatal is not None:
+            raise self._fatal

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import obstore
@@ -110,18 +111,19 @@ class Bucket:
             raise ObjectNotFound("there is no such object", place=f"{self.name}/{key}")
         return self.read(key, info.size)
 
-    def read(self, key: str, size: int) -> Iterator[memoryview]:
-        """The bytes of an object of this size in order, one bounded request after another, all of one version.
+    def read(self, key: str, size: int, *, start: int = 0, etag: str | None = None) -> Iterator[memoryview]:
+        """The bytes of an object of this size from `start` on, one bounded request after another, all of one version.
 
         A single request for a large object would run into its time-out on a slow line. Raises `ETagMismatch` if the
-        object is replaced meanwhile, `ObjectNotFound`, and `StoreUnavailable` for an answer that is cut short.
+        object is not the version of `etag`, or is replaced meanwhile; `ObjectNotFound`, and `StoreUnavailable` for an
+        answer that is cut short.
         """
-        options: obstore.GetOptions = {}
-        for start in range(0, size, _STREAM_BYTES):
-            end = min(start + _STREAM_BYTES, size)
-            left = end - start
+        options: obstore.GetOptions = {"if_match": etag} if etag else {}
+        for begin in range(start, size, _STREAM_BYTES):
+            end = min(begin + _STREAM_BYTES, size)
+            left = end - begin
             with self._speaking_of(key):
-                answer = obstore.get(self._store, key, options={**options, "range": (start, end)})
+                answer = obstore.get(self._store, key, options={**options, "range": (begin, end)})
                 options = {"if_match": answer.meta["e_tag"]}
                 for chunk in answer.stream(min_chunk_size=_CHUNK_BYTES):
                     left -= len(chunk)
@@ -164,18 +166,19 @@ class Bucket:
                 for meta in page:
                     yield _info(meta["path"], meta, {})
 
-    def list_directories(self, prefix: str, *, start_after: str | None = None) -> list[str]:
+    def list_directories(self, prefix: str, *, start_after: str | None = None, before: str | None = None) -> list[str]:
         """The names directly below `prefix` (which ends in `/`) that have objects below them, in order.
 
-        With `start_after` only those whose keys sort after that key; what lies before is not listed at all.
+        With `start_after` only those whose keys sort after that key, with `before` those that sort before that one;
+        what lies beyond is not listed, but for the rest of a page.
         """
-        if start_after is not None:
-            return self._list_directories_after(prefix, start_after)
+        if start_after is not None or before is not None:
+            return self._list_directories_between(prefix, start_after or prefix, before)
         with self._speaking_of(prefix):
             found = obstore.list_with_delimiter(self._store, prefix=prefix)
             return sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
 
-    def _list_directories_after(self, prefix: str, start_after: str) -> list[str]:
+    def _list_directories_between(self, prefix: str, start_after: str, before: str | None) -> list[str]:
         # obstore takes no offset together with a delimiter.
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -184,7 +187,8 @@ class Bucket:
             pages = self.multipart_client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.name, Prefix=prefix, Delimiter="/", StartAfter=start_after
             )
-            found = [one["Prefix"] for page in pages for one in page.get("CommonPrefixes", ())]
+            listed = (one["Prefix"] for page in pages for one in page.get("CommonPrefixes", ()))
+            found = list(takewhile(lambda name: before is None or name < before, listed))
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
             raise error_of_answer(error.response["ResponseMetadata"]["HTTPStatusCode"], code, place) from None

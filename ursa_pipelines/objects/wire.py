@@ -193,19 +193,22 @@ class Wire:
 
     @cached_property
     def _pool(self) -> urllib3.PoolManager:
+        timeout = urllib3.Timeout(connect=_SECONDS_TO_CONNECT_OR_SEND_A_CHUNK, read=_SECONDS_TO_ANSWER)
+        return connections_to(self._endpoint.url, timeout, at_most=_CONNECTIONS)
+
+
+def connections_to(url: str, timeout: urllib3.Timeout, *, at_most: int = 1) -> urllib3.PoolManager:
+    """Connections to a store, through the proxy that this machine's settings name for it, if they do."""
+    settings: dict[str, Any] = {"maxsize": at_most, "timeout": timeout}
+    parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and urllib.request.proxy_bypass(parts.hostname or ""):
+        proxy = None
+    if proxy or parts.scheme == "https":
         # The system's certificates, and the usual ones for a Python that finds none on its system.
-        context = ssl.create_default_context()
-        context.load_verify_locations(certifi.where())
-        settings: dict[str, Any] = {
-            "maxsize": _CONNECTIONS,
-            "ssl_context": context,
-            "timeout": urllib3.Timeout(connect=_SECONDS_TO_CONNECT_OR_SEND_A_CHUNK, read=_SECONDS_TO_ANSWER),
-        }
-        url = urlsplit(self._endpoint.url)
-        proxy = urllib.request.getproxies().get(url.scheme)
-        if proxy and not urllib.request.proxy_bypass(url.hostname or ""):
-            return urllib3.ProxyManager(proxy, **settings)
-        return urllib3.PoolManager(**settings)
+        settings["ssl_context"] = ssl.create_default_context()
+        settings["ssl_context"].load_verify_locations(certifi.where())
+    return urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
 
 
 def error_of_answer(status: int, code: str, place: str) -> UrsaError:

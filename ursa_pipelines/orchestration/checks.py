@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from ursa_pipelines.errors import UrsaError
+from ursa_pipelines.ingest.results_shown import some_shown
 from ursa_pipelines.ingest.verify import Verification
 from ursa_pipelines.orchestration.partitions import RECORDING, recordings
 
@@ -89,7 +90,7 @@ def evaluations(looked: Looked, waived: Mapping[str, str]) -> Iterator[dg.AssetC
                 partition=rec_id,
                 passed=not problems or bool(note),
                 severity=check.severity,
-                description="; ".join(problems) or None,
+                description=some_shown(problems) or None,
                 metadata=metadata,  # type: ignore[arg-type] # its type names every kind of value one by one
             )
 

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from ursa_pipelines.errors import ManifestNotFound, UploadInterrupted
 from ursa_pipelines.ingest.batch import Batch, fold_if_many
+from ursa_pipelines.ingest.results_shown import some_shown
 from ursa_pipelines.ingest.verify import verify_many
 from ursa_pipelines.interface import DataInterface
 from ursa_pipelines.orchestration.checks import OBJECTS, ROWS, Looked, problems_of
@@ -247,7 +248,7 @@ def _tell_found(context: dg.OpExecutionContext, looked: Looked, not_reached: Seq
     )
     if wrong:
         raise dg.Failure(
-            "\n".join(f"{rec_id}: {'; '.join(some).removeprefix(f'{rec_id}: ')}" for rec_id, some in wrong.items()),
+            "\n".join(f"{rec_id}: {some_shown(some).removeprefix(f'{rec_id}: ')}" for rec_id, some in wrong.items()),
             metadata={**counts, "found": shown},
             allow_retries=False,
         )

@@ -10,18 +10,19 @@ import json
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import dagster as dg
 
+from ursa_pipelines.announcing import begins
 from ursa_pipelines.ingest.batch import BatchItem
 from ursa_pipelines.interface import DataInterface
-from ursa_pipelines.notifications import Trouble, ingest_begins, ingest_ended, post, quarantined, sources_stale
+from ursa_pipelines.notifications import Trouble, ingest_ended, post, quarantined, sources_stale
 from ursa_pipelines.orchestration.partitions import RECORDING, arrival_asset, recordings
 from ursa_pipelines.orchestration.resources import UrsaResource, require_profile
 from ursa_pipelines.orchestration.states import History, Mark, read_histories
 from ursa_pipelines.profiles import Profile
-from ursa_pipelines.profiles.timetable import Bandwidth, Timetable, told_rate
+from ursa_pipelines.profiles.timetable import Bandwidth
 
 _BACKFILL, _PARTITION = "dagster/backfill", "dagster/partition"
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -32,7 +33,6 @@ _QUIET_SECONDS = 75.0
 # An end may be written a little later than its time says.
 _LOOK_BACK_SECONDS = 600.0
 _BACKFILLS_PER_TICK = 2
-_ESTIMATE_STEP, _ESTIMATE_LIMIT = timedelta(minutes=10), timedelta(days=30)
 
 
 def begin(context: dg.OpExecutionContext, data: DataInterface, items: Sequence[BatchItem]) -> bool:
@@ -54,19 +54,14 @@ def begin(context: dg.OpExecutionContext, data: DataInterface, items: Sequence[B
     count = targets - (len(items) - len(going))
     if not going or count < profile.notifications.announce_from:
         return False
-    size = sum(item.bytes for item in going)
-    expected = size * count // len(going)
-    timetable = Bandwidth(profile.settings.bandwidth, data.state).in_force()
-    now = datetime.now(UTC).astimezone()
-    text = ingest_begins(
-        profile.name,
+    text = begins(
+        profile,
         tags.get("ursa/by") or data.writer.by,
         count,
-        size,
+        sum(item.bytes for item in going),
         measured=len(going),
         sources=_sources(context.instance, profile, going),
-        rate=told_rate(timetable.rate_at(now)) if timetable.entries else "",
-        until=estimated_end(timetable, expected, now),
+        timetable=Bandwidth(profile.settings.bandwidth, data.state).in_force(),
     )
     return post(profile, text)
 
@@ -134,20 +129,6 @@ def notices_sensors(
         )
 
     return [_sensor]
-
-
-def estimated_end(timetable: Timetable, size: int, start: datetime) -> datetime | None:
-    """When so many bytes will have left under a cap; None where none holds for part of the time, or beyond 30 days."""
-    left, moment = float(size), start
-    while moment - start < _ESTIMATE_LIMIT:
-        rate = timetable.rate_at(moment)
-        if rate is None:
-            return None
-        in_step = rate * _ESTIMATE_STEP.total_seconds()
-        if left <= in_step:
-            return moment + _ESTIMATE_STEP * (left / in_step)
-        left, moment = left - in_step, moment + _ESTIMATE_STEP
-    return None
 
 
 @dataclass(frozen=True)

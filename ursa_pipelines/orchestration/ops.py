@@ -61,7 +61,8 @@ def make_discover(arrivals: Sequence[str]) -> dg.OpDefinition:
         items = _begun(context)
         batch = BatchState(context.run_id, config.overwrite, config.allow_partial, config.dry_run, items)
         if config.dry_run:
-            return replace(batch, items=ursa.plan(context, allow_partial=config.allow_partial))
+            planned = ursa.plan(context, overwrite=config.overwrite, allow_partial=config.allow_partial)
+            return replace(batch, items=planned)
         discovered = _advance(context, ursa, "discover", batch)
         notices.begin(context, ursa.data(run_id=context.run_id), discovered.items)
         return discovered

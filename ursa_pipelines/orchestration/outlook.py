@@ -92,19 +92,6 @@ def changed_directories(standing: Standing, fingerprint: str) -> list[Sighted]:
     return [one for one in standing.on_sources if one.fingerprint and one.fingerprint not in known]
 
 
-def next_step(outlook: Outlook) -> str:
-    """What a person does about it, in a few words; empty if nothing."""
-    if outlook.state == "quarantined":
-        return f"Mend it, then `ursa retry {outlook.rec_id}`; or `ursa waive {outlook.rec_id}`."
-    if outlook.state == "failed" and outlook.due == "arrive":
-        return "Nothing: it is taken up again by itself."
-    if outlook.state == "failed":
-        return f"Mend it, or `ursa waive {outlook.rec_id}`."
-    if outlook.state == "partial":
-        return f"Bring the drive of the other node, or `ursa waive {outlook.rec_id}`."
-    return ""
-
-
 def _after_failure(standing: Standing, history: History, failed: Mark) -> Outlook:
     rec_id, attempts = standing.rec_id, history.attempts
     if failed.retryable:
@@ -129,7 +116,7 @@ def _registered(standing: Standing, history: History) -> Outlook:
     changed = changed_directories(standing, history.fingerprint) if history.fingerprint is not None else []
     if changed:
         free = next((one for one in changed if not one.blocked), None)
-        told = "changed since it was registered" if free else f"being copied: {changed[0].blocked}"
+        told = "changed since it was registered" if free else changed[0].blocked
         return Outlook(rec_id, "waiting", told, "arrive" if free else "")
     if row and row.nodes_missing:
         count = len(row.nodes) + len(row.nodes_missing)
@@ -145,10 +132,13 @@ def _unregistered(standing: Standing, history: History, last: Mark | None) -> Ou
         told = "retry asked for" if last.kind == "retried" else last.reason
         return Outlook(rec_id, "waiting", told + _why_not_now(standing, due), due)
     blocked = next((one.blocked for one in standing.on_sources if one.blocked), "")
-    if due and any(_is_free(one) for one in standing.on_sources):
+    free = [one for one in standing.on_sources if _is_free(one)]
+    if due and free:
         told = "not ingested yet"
+        if all(one.refused for one in free):
+            told += f"; an ingest will refuse it: {free[0].refused.removeprefix(f'{rec_id}: ')}"
     elif blocked:
-        told = f"being copied: {blocked}"
+        told = blocked
     elif standing.stored:
         told = "in the bucket, not registered"
     elif standing.marked:

@@ -7,7 +7,7 @@ takes the night has it. What no sensor has seen settle is looked at again first.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import dagster as dg
 
@@ -15,24 +15,15 @@ from ursa_pipelines.errors import SourceUnavailable, UrsaError
 from ursa_pipelines.ingest.bucket_watch import BucketWatch
 from ursa_pipelines.ingest.watch import REFUSED, Arrival
 from ursa_pipelines.interface import DataInterface
-from ursa_pipelines.maintenance.reconciliation import Sighted, Standing, look_again
+from ursa_pipelines.maintenance.reconciliation import Sighted, look_again
 from ursa_pipelines.objects.keys import recording_prefix, uri
 from ursa_pipelines.orchestration.arrivals import NewestArrival, newest_arrivals
-from ursa_pipelines.orchestration.outlook import Outlook, changed_directories, last_event
+from ursa_pipelines.orchestration.cases import Case
+from ursa_pipelines.orchestration.outlook import changed_directories, last_event
 from ursa_pipelines.orchestration.partitions import R2_RECORDING, arrival_asset
-from ursa_pipelines.orchestration.states import History
 
 _KEYS_PER_QUERY = 500
 _TAKEN_UP_WITHIN = 20 * 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """All that is known of a recording."""
-
-    standing: Standing
-    history: History
-    outlook: Outlook
 
 
 class Rearrivals:

@@ -8,7 +8,8 @@ Metadata of a materialization, for plots, notices and `ursa report`:
   `oldest_backlog_hours` (since it was recorded; 0.0 without a backlog);
 - `arrivals` (reported by this run), `arrivals_left` (due, left to the next), `quarantined_now`;
 - `seconds`; `sources_unavailable` (JSON: source to reason); `on_sources` (JSON: source to number of directories);
-- `attention`: the table of those that need it, the worst first: recording, state, next, reason, where, attempts.
+- `attention`: the table of those that need it, the worst first: recording, state (see `status_lines`), next, reason,
+  evidence, attempts.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from ursa_pipelines.orchestration.backlog import age_in_hours
-from ursa_pipelines.orchestration.outlook import next_step
-from ursa_pipelines.orchestration.rearrivals import Case
+from ursa_pipelines.orchestration.cases import Case
 from ursa_pipelines.orchestration.states import Mark
+from ursa_pipelines.orchestration.status_lines import StatusLine, is_lost, problems, status_line
 from ursa_pipelines.profiles import Profile
 
 CHECKS = {
@@ -42,7 +43,7 @@ _COLUMNS = {
     "state": "string",
     "next": "string",
     "reason": "string",
-    "where": "string",
+    "evidence": "string",
     "attempts": "int",
 }
 
@@ -52,7 +53,7 @@ class Reconciled:
     """What a reconciliation found and did. `states` and the rest are as in the docstring of the module.
 
     `marks` are those written by this run, `waiting_hours` the ages by rec_id of what is not registered, `stale` those
-    past the profile's `stale_after_hours`. `attention` are the cases that the table shows.
+    past the profile's `stale_after_hours`. `attention` is what the table shows.
     """
 
     seconds: float
@@ -69,7 +70,7 @@ class Reconciled:
     marks: Sequence[Mark]
     arrivals: int
     arrivals_left: int
-    attention: Sequence[Case] = field(repr=False)
+    attention: Sequence[StatusLine] = field(repr=False)
 
 
 class Tally:
@@ -77,7 +78,7 @@ class Tally:
 
     def __init__(self, stale_after_hours: float) -> None:
         self._stale_after_hours, self._now = stale_after_hours, datetime.now(UTC)
-        self._shown: dict[int, list[Case]] = {}
+        self._shown: dict[int, list[StatusLine]] = {}
         self.recordings = self.backlog_bytes = self.arrivals = self.arrivals_left = 0
         self.states: Counter[str] = Counter()
         self.lost: dict[str, str] = {}
@@ -92,10 +93,9 @@ class Tally:
         standing, outlook = case.standing, case.outlook
         self.recordings += 1
         self.states[outlook.state] += 1
-        problems = _problems(case)
-        if problems and outlook.state != "waived":
-            is_lost = standing.is_lost or not standing.rows
-            (self.lost if is_lost else self.drifted)[standing.rec_id] = "; ".join(problems)
+        found = problems(case)
+        if found and outlook.state != "waived":
+            (self.lost if is_lost(case) else self.drifted)[standing.rec_id] = "; ".join(found)
         if outlook.state == "quarantined":
             self.held.append(standing.rec_id)
         if outlook.due == "quarantine":
@@ -120,12 +120,14 @@ class Tally:
 
     def show(self, case: Case) -> None:
         """Keeps a case for the table, if it is one of those that it would show."""
-        rank = _rank(case)
-        if rank is not None and len(self._shown.setdefault(rank, [])) < _ROWS_SHOWN:
-            self._shown[rank].append(case)
+        # What arrives is taken up by the automation sensor, as the check `everything_registered` says.
+        line = status_line(case, is_automatic=True)
+        needs_attention = line.state not in {"registered", "waived", "running"}
+        if needs_attention and len(self._shown.setdefault(line.rank, [])) < _ROWS_SHOWN:
+            self._shown[line.rank].append(line)
 
-    def worst(self) -> list[Case]:
-        return [case for rank in sorted(self._shown) for case in self._shown[rank]][:_ROWS_SHOWN]
+    def worst(self) -> list[StatusLine]:
+        return [line for rank in sorted(self._shown) for line in self._shown[rank]][:_ROWS_SHOWN]
 
 
 def metadata_of(reconciled: Reconciled) -> dict[str, dg.MetadataValue]:
@@ -133,7 +135,7 @@ def metadata_of(reconciled: Reconciled) -> dict[str, dg.MetadataValue]:
     value = dg.MetadataValue
     return {
         "attention": value.table(
-            records=[_line(case) for case in reconciled.attention],
+            records=[_record(line) for line in reconciled.attention],
             schema=dg.TableSchema([dg.TableColumn(name, kind) for name, kind in _COLUMNS.items()]),
         ),
         "recordings": value.int(reconciled.recordings),
@@ -213,39 +215,14 @@ def _verdict(
     )
 
 
-def _problems(case: Case) -> tuple[str, ...]:
-    standing, history = case.standing, case.history
-    if not standing.rows and not standing.stored and history.registered_at is not None:
-        return ("registered by a run, but neither in the catalog nor in the bucket any more",)
-    return standing.problems
-
-
-def _rank(case: Case) -> int | None:
-    """Where in the table it stands; None if it needs no attention."""
-    state = case.outlook.state
-    if state == "waived":
-        return None
-    if case.standing.is_lost or (_problems(case) and not case.standing.rows):
-        return 0
-    if state == "quarantined":
-        return 1
-    if state == "failed":
-        return 3 if case.outlook.retryable else 2
-    if _problems(case):
-        return 4
-    return {"partial": 5, "waiting": 6}.get(state)
-
-
-def _line(case: Case) -> dg.TableRecord:
-    outlook = case.outlook
-    reason = "; ".join(part for part in (*_problems(case), outlook.reason) if part)
+def _record(line: StatusLine) -> dg.TableRecord:
     return dg.TableRecord(
         {
-            "recording": outlook.rec_id,
-            "state": outlook.state,
-            "where": ", ".join((*case.standing.places, *(f"{name}?" for name in case.standing.unknown_on))),
-            "attempts": outlook.attempts,
-            "reason": reason,
-            "next": next_step(outlook),
+            "recording": line.rec_id,
+            "state": line.state,
+            "next": line.next_step,
+            "reason": line.reason,
+            "evidence": line.evidence,
+            "attempts": line.attempts,
         }
     )

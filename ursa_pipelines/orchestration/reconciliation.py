@@ -4,9 +4,8 @@ Its metadata is described in `reconciled`.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 from pydantic import Field
@@ -14,14 +13,15 @@ from pydantic import Field
 from ursa_pipelines.embedded.sources import ensure_local_sources
 from ursa_pipelines.errors import Retryable, UrsaError
 from ursa_pipelines.interface import DataInterface
-from ursa_pipelines.maintenance.reconciliation import Reconciliation, Standing, reconcile
+from ursa_pipelines.maintenance.reconciliation import reconcile
 from ursa_pipelines.orchestration import notices
-from ursa_pipelines.orchestration.outlook import STATES, UNTOLD, look_ahead
-from ursa_pipelines.orchestration.partitions import PARTITIONS_PER_REQUEST, RECORDING, add_partitions, recordings
-from ursa_pipelines.orchestration.rearrivals import Case, Rearrivals
+from ursa_pipelines.orchestration.cases import Case, Events, as_of_now, cases
+from ursa_pipelines.orchestration.outlook import STATES, UNTOLD
+from ursa_pipelines.orchestration.partitions import RECORDING, add_partitions
+from ursa_pipelines.orchestration.rearrivals import Rearrivals
 from ursa_pipelines.orchestration.reconciled import CHECKS, Reconciled, Tally, check_results, metadata_of
 from ursa_pipelines.orchestration.resources import UrsaResource, require_profile
-from ursa_pipelines.orchestration.states import History, Mark, read_histories
+from ursa_pipelines.orchestration.states import Mark
 from ursa_pipelines.profiles import Profile
 
 RECONCILIATION = dg.AssetKey("reconciliation")
@@ -30,7 +30,6 @@ ARRIVALS_AT_MOST = 2_000
 """Dagster stores about 100 events a second, and what one night does not report, the next does."""
 
 _ARRIVALS_AT_ONCE = 100
-_RUNS_OF_LATE = timedelta(days=30)
 
 
 class ReconciliationConfig(dg.Config):
@@ -85,19 +84,16 @@ def run(context: dg.AssetExecutionContext, data: DataInterface, *, only_look: bo
     """Compares, derives, and reports; returns what it came to. Raises `CatalogError`, `StoreUnavailable`."""
     began = time.time()
     found = reconcile(data.reading_context, data.sources)
-    # Histories come last: what ends meanwhile has its registration in them, and what begins is found running or due.
-    # The sources are read after that: who acts on a history reads it again.
-    statuses = _statuses(context.instance)
-    runs = _failed_runs(context.instance, began) if dg.AssetPartitionStatus.FAILED in statuses.values() else {}
-    histories = read_histories(context.instance)
+    # The sources are read after the events: who acts on a history reads it again.
+    events = Events.read(context.instance, began)
     tally = Tally(data.profile.notifications.stale_after_hours)
     to_quarantine: list[Case] = []
-    for case in _cases(found, statuses, histories, began, runs):
+    for case in cases(found, events, began):
         if case.outlook.due == "quarantine":
             to_quarantine.append(case)
         else:
             tally.count(case)
-    for case in _as_of_now(context.instance, to_quarantine, began):
+    for case in as_of_now(context.instance, to_quarantine, began):
         tally.count(case)
     marks: list[Mark] = []
     if not only_look:
@@ -125,67 +121,6 @@ def run(context: dg.AssetExecutionContext, data: DataInterface, *, only_look: bo
         arrivals_left=tally.arrivals_left,
         attention=tally.worst(),
     )
-
-
-def _cases(
-    found: Reconciliation,
-    statuses: Mapping[str, dg.AssetPartitionStatus],
-    histories: dict[str, History],
-    began: float,
-    runs: Mapping[str, float],
-) -> Iterator[Case]:
-    """Every recording that is anywhere; then those of which only Dagster knows."""
-
-    def case_of(standing: Standing, history: History) -> Case:
-        status, run_began = statuses.get(standing.rec_id), runs.get(standing.rec_id, 0.0)
-        return Case(standing, history, look_ahead(standing, history, status, since=began, run_began=run_began))
-
-    known = set(statuses)
-    for standing in found:
-        known.discard(standing.rec_id)
-        history = histories.pop(standing.rec_id, None)
-        yield case_of(standing, history or History(standing.rec_id))
-    for rec_id in sorted(known | histories.keys()):
-        standing = Standing(rec_id, unknown_on=tuple(found.unavailable))
-        yield case_of(standing, histories.get(rec_id) or History(rec_id))
-
-
-def _as_of_now(instance: dg.DagsterInstance, cases: Sequence[Case], began: float) -> Iterator[Case]:
-    """The cases, with what became of them while the sources were read, which may take hours."""
-    for start in range(0, len(cases), PARTITIONS_PER_REQUEST):
-        some = cases[start : start + PARTITIONS_PER_REQUEST]
-        histories = read_histories(instance, [case.standing.rec_id for case in some])
-        for case in some:
-            history = histories.get(case.standing.rec_id) or History(case.standing.rec_id)
-            if history == case.history:
-                yield case
-            else:
-                yield Case(case.standing, history, look_ahead(case.standing, history, since=began))
-
-
-def _statuses(instance: dg.DagsterInstance) -> dict[str, dg.AssetPartitionStatus]:
-    """Of every partition that a run has, or had; green ones are left out."""
-    keys = instance.get_dynamic_partitions(str(recordings.name))
-    found = instance.get_status_by_partition(RECORDING, keys, recordings) or {} if keys else {}
-    wanted = {dg.AssetPartitionStatus.IN_PROGRESS, dg.AssetPartitionStatus.FAILED}
-    return {key: status for key, status in found.items() if status in wanted}
-
-
-def _failed_runs(instance: dg.DagsterInstance, now: float) -> dict[str, float]:
-    """When the newest run of each recording that failed was created, in seconds since 1970 UTC."""
-    order = instance.get_dynamic_partitions(str(recordings.name))
-    number = {rec_id: index for index, rec_id in enumerate(order)}
-    lately = datetime.fromtimestamp(now, UTC) - _RUNS_OF_LATE
-    newest: dict[str, float] = {}
-    for record in instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], created_after=lately)):
-        tags = record.dagster_run.tags
-        first = tags.get("dagster/partition") or tags.get("dagster/asset_partition_range_start", "")
-        last = tags.get("dagster/asset_partition_range_end", first)
-        if first in number and last in number:
-            # Records come newest first.
-            for rec_id in order[number[first] : number[last] + 1]:
-                newest.setdefault(rec_id, record.create_timestamp.timestamp())
-    return newest
 
 
 def _quarantine(case: Case) -> Mark:
@@ -227,8 +162,8 @@ def _report(
     began: float,
 ) -> None:
     reported: list[str] = []
-    cases = _as_of_now(context.instance, [case for case, _ in arrivals], began)
-    for (before, arrival), case in zip(arrivals, cases, strict=True):
+    now = as_of_now(context.instance, [case for case, _ in arrivals], began)
+    for (before, arrival), case in zip(arrivals, now, strict=True):
         tally.show(case)
         if case is not before:
             # A person or a run was faster.

@@ -35,7 +35,7 @@ def instance_of(profile: Profile) -> Iterator[tuple[dg.DagsterInstance | None, s
     """The profile's Dagster instance, or None and why there is none. An instance is never made by this."""
     home = Path(os.environ.get("DAGSTER_HOME") or state_directory() / "dagster")
     if not (home / "dagster.yaml").is_file():
-        yield None, f"There is no Dagster instance here ({home}), so only the catalog is told of."
+        yield None, f"There is no Dagster instance here ({home}), so automatic retries and quarantines are not known."
         return
     with ExitStack() as stack:
         instance, why_not = None, ""

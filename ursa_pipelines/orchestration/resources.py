@@ -63,12 +63,12 @@ class UrsaResource(dg.ConfigurableResource):
             self._batches[context.run_id] = batch
         return self._batches[context.run_id]
 
-    def plan(self, context: dg.OpExecutionContext, *, allow_partial: bool) -> list[BatchItem]:
+    def plan(self, context: dg.OpExecutionContext, *, overwrite: bool, allow_partial: bool) -> list[BatchItem]:
         """What this run would do with its partitions; needs no credential that may write."""
         data = self.data(run_id=context.run_id)
         require_profile(context.instance, data.profile)
         ingest = data.reading_context
-        batch = Batch(ingest, Directories(data.sources, ingest.reading).of, allow_partial=allow_partial)
+        batch = Batch(ingest, Directories(data.sources, ingest.reading).of, overwrite, allow_partial)
         return batch.plan(context.partition_keys)
 
 

@@ -130,7 +130,11 @@ class SourceSettings(_Section):
 
 
 class IngestSettings(_Section):
-    """Periods are seconds, sizes bytes (DESIGN sections 4 and 5); `reconcile_at` is a cron line, UTC."""
+    """Periods are seconds, sizes bytes (DESIGN sections 4 and 5); `reconcile_at` is a cron line, UTC.
+
+    `media_probe` looks into media files if the extra `[probe]` is installed, and `truncated` says whether a recording
+    with files that are cut off is told of or refused.
+    """
 
     quiet_period: float = Field(default=120, ge=0)
     reconstruct_after: float = Field(default=3600, ge=0)
@@ -145,6 +149,8 @@ class IngestSettings(_Section):
     hash_workers: int | None = Field(default=None, ge=1, le=64)
     bandwidth: Annotated[str, BeforeValidator(_as_written), AfterValidator(_is_timetable)] | None = None
     reconcile_at: Annotated[str, AfterValidator(_is_cron)] = "0 2 * * *"
+    media_probe: bool = True
+    truncated: Literal["report", "refuse"] = "report"
 
 
 class NotificationSettings(_Section):

@@ -17,7 +17,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +27,8 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 logger = logging.getLogger("ursa.register.orchestrator")
 
 EXAMPLE = "Mon-Fri 08:00-19:00 5MB/s, 25MB/s"
+
+_ESTIMATE_STEP, _ESTIMATE_LIMIT = timedelta(minutes=10), timedelta(days=30)
 
 _OVERRIDE = "bandwidth"
 _OVERRIDE_BYTES = 4096
@@ -82,6 +84,50 @@ class Timetable:
 
     def __str__(self) -> str:
         return ", ".join(entry.told for entry in self.entries) or "unlimited"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long `size` bytes take under a cap from `start` on. `rate` is that at the start, bytes per second.
+
+    `until` is None where no cap holds for part of the time: no rate is made up then.
+    """
+
+    size: int
+    start: datetime
+    rate: float | None
+    until: datetime | None
+
+    def __str__(self) -> str:
+        """`about 12 min at 5.0MB/s, until 14:05`, or `no cap`; "" if there is nothing to send."""
+        if not self.size:
+            return ""
+        if self.until is None:
+            return "no cap" if self.rate is None else f"{told_rate(self.rate)} now, the end is not known"
+        minutes = max(1, round((self.until - self.start).total_seconds() / 60))
+        hours, rest = divmod(minutes, 60)
+        took = f"{hours} h {rest:02} min" if hours else f"{minutes} min"
+        ending = f"{self.until:%H:%M}" if self.until.date() == self.start.date() else f"{self.until:%a %d %b %H:%M}"
+        return f"about {took} at {told_rate(self.rate)}, until {ending}"
+
+
+def estimate(timetable: Timetable, size: int, start: datetime) -> Estimate:
+    """How long so many bytes take from then on."""
+    return Estimate(size, start, timetable.rate_at(start), estimated_end(timetable, size, start) if size else start)
+
+
+def estimated_end(timetable: Timetable, size: int, start: datetime) -> datetime | None:
+    """When so many bytes will have left under a cap; None where none holds for part of the time, or beyond 30 days."""
+    left, moment = float(size), start
+    while moment - start < _ESTIMATE_LIMIT:
+        rate = timetable.rate_at(moment)
+        if rate is None:
+            return None
+        in_step = rate * _ESTIMATE_STEP.total_seconds()
+        if left <= in_step:
+            return moment + _ESTIMATE_STEP * (left / in_step)
+        left, moment = left - in_step, moment + _ESTIMATE_STEP
+    return None
 
 
 class Bandwidth:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 MANIFEST = "manifest.json"
 PARTICIPANT = "participant.txt"
@@ -141,6 +141,12 @@ def shown(text: str, limit: int = _SHOWN_LIMIT) -> str:
         for character in text[:limit]
     )
     return f"{escaped[: limit - 3]}..." if max(len(text), len(escaped)) > limit else escaped
+
+
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """The first names and how many more there are: an error must fit on a screen, however many it is about."""
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _folded(path: str) -> str:

@@ -95,13 +95,17 @@ class ManifestFile(_Strict):
 
 
 class Reconstruction(_Strict):
-    """Present in manifests that this package made, and only there."""
+    """Present in manifests that this package made, and only there.
+
+    `ended_at_source` is `media` where the manifest's `ended_at` is the start and the length that media files told.
+    """
 
     reconstructed_at: UtcTime | None = None
     tool_version: str | None = None
     reconstructed_participant: bool = False
     source: Literal["nas", "r2"] | None = None
     added_files: list[str] | None = None
+    ended_at_source: str | None = None
 
 
 class Manifest(_Strict):
@@ -118,6 +122,13 @@ class Manifest(_Strict):
     device_info: dict[str, Any] | None = None
     files: list[ManifestFile] = Field(default_factory=list)
     reconstruction: Reconstruction | None = None
+
+    def __repr__(self) -> str:
+        # What the rig added of its own may be a participant's name.
+        node = f", node {self.node}" if self.node else ""
+        return f"Manifest({self.recording_id}, {len(self.files):,} files{node})"
+
+    __str__ = __repr__
 
     @property
     def is_stub(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -19,9 +19,21 @@ from ursa_pipelines.recordings.merge import MergedFile, MergedManifest
 
 CatalogID = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+\z", max_length=200)]
 BOOKKEEPING = frozenset(
-    {"registered_at", "registered_by", "ingested_from", "verification", "bytes", "files", "nodes", "nodes_missing"}
+    {
+        "registered_at",
+        "registered_by",
+        "ingested_from",
+        "verification",
+        "bytes",
+        "files",
+        "nodes",
+        "nodes_missing",
+        "media_problems",
+    }
 )
 """Metadata keys that tell how a row came about; row equality ignores them."""
+
+_SHOWN_METADATA = BOOKKEEPING | {"manifest_recording_id"}
 
 
 class StorageFormat(StrEnum):
@@ -52,6 +64,13 @@ class Row(BaseModel):
     @property
     def primary_key(self) -> tuple[tuple[str, object], ...]:
         return tuple((name, getattr(self, name)) for name in self.primary_key_fields)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        # What others have put there may be a participant's name: only what it is called is shown.
+        for name, value in super().__repr_args__():
+            if isinstance(value, dict):
+                value = {key: one if key in _SHOWN_METADATA else "\u2026" for key, one in value.items()}
+            yield name, "\u2026" if name in (self.model_extra or ()) else value
 
     def comparable(self) -> dict[str, Any]:
         """The row without bookkeeping metadata: two rows are equal if these are."""
