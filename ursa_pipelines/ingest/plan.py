@@ -1,7 +1,8 @@
 """What an ingest would do, told before anything is done.
 
-Nothing is written, and of segments at most the headers of media files are read. Conflicts are told as far as names, sizes, manifests and rows show them: a
-plan that refuses is right, one that does not may still be refused for what only the bytes tell.
+Nothing is written, and of segments at most the headers of media files are read. Conflicts are told as far as names,
+sizes, manifests and rows show them: a plan that refuses is right, one that does not may still be refused for what only
+the bytes tell.
 """
 
 from __future__ import annotations
