@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from tests.faults.proxy import Proxy
 from tests.lab import Lab, make_lab
 from tests.webhook import Webhook
 from ursa_pipelines.embedded.store import open_store
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heeds_interrupts() -> None:
+    """A shell lets what it runs in the background ignore Ctrl-C, and some tests interrupt themselves."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -7,14 +7,29 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
     from ursa_pipelines.maintenance.many import Applied
 
-console = Console()
+_WIDTH_ELSEWHERE = 240
+
+
+class _Printed(Console):
+    """Standard output. Away from a terminal there is room: what a program or a file gets is not cut at 80 columns."""
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        return super().size if self.is_terminal else ConsoleDimensions(_WIDTH_ELSEWHERE, super().size.height)
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self._width, self._height = new_size
+
+
+console = _Printed()
 
 
 def new_table(title: str | None, *columns: str) -> Table:

@@ -138,7 +138,7 @@ def _show(found: QueryResultList, page: int) -> None:
 
     shown = found[-page:]
     if shown:
-        width = console.width if console.is_terminal else _WIDTH_ELSEWHERE
+        width = console.width
         # A rec_id tells the start, too; what is cut or left out is in the document.
         names = [name for name in COLUMNS if width >= _WIDTH_NEEDED.get(name, 0)]
         rows = [dict(zip(COLUMNS, cells_of(result), strict=True)) for result in shown]
@@ -151,7 +151,7 @@ def _show(found: QueryResultList, page: int) -> None:
         table = new_table(None, *names)
         for row in rows:
             table.add_row(*(escape(_cut(row[name], widths[name])) for name in names))
-        console.print(table, width=width)
+        console.print(table)
     more = f"; the latest {len(shown)} are shown, --all shows all" if len(shown) < len(found) else ""
     line(f"{found.totals}{more}")
 
