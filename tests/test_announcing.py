@@ -14,7 +14,7 @@ import yaml
 from tests.lab import Lab
 from tests.recordings_on_disk import write_recording
 from tests.webhook import Webhook
-from ursa_pipelines import DataInterface, UploadProgress
+from ursa_pipelines import DataInterface, UploadProgress, announcing
 from ursa_pipelines.announcing import needs_announcement, warn_if_silent
 from ursa_pipelines.ingest.batch import BatchItem
 from ursa_pipelines.ingest.plan import IngestPlan
@@ -152,6 +152,40 @@ def test_an_interrupt_is_told_too(lab: Lab, webhook: Webhook, open_with: Opener)
     assert len(webhook.texts) == 2
     assert "not done" in webhook.texts[1]
     assert len(ended) == len(set(ended)) < 6
+
+
+def test_an_interrupt_while_it_is_announced_is_told_too(
+    lab: Lab, webhook: Webhook, open_with: Opener, monkeypatch: pytest.MonkeyPatch
+):
+    data, posted = open_with(webhook.url), announcing.post
+
+    def interrupted_once(profile: Profile, text: str) -> None:
+        posted(profile, text)
+        monkeypatch.setattr(announcing, "post", posted)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(announcing, "post", interrupted_once)
+    with pytest.raises(KeyboardInterrupt):
+        data.ingest_many(write(lab.nas, 3))
+
+    assert len(webhook.texts) == 2
+    assert "0 registered, 3 not done" in webhook.texts[1]
+
+
+def test_what_failed_is_told_apart_from_what_was_not_done(lab: Lab, webhook: Webhook, open_with: Opener):
+    directories = write(lab.nas, 4)
+    data = open_with(webhook.url, recordings_at_once=1)
+    plans = data.plan_many(directories)
+    (directories[0] / "manifest.json").write_text("{")
+
+    def interrupt(item: BatchItem) -> None:
+        if item.state == "failed":
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        data.ingest_many(plans, on_ended=interrupt)
+
+    assert "0 registered, *1 failed*, 3 not done" in webhook.texts[1]
 
 
 def test_a_webhook_that_refuses_keeps_no_recording_back(lab: Lab, open_with: Opener):

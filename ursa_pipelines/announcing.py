@@ -36,6 +36,7 @@ def ingest_announced(
     timetable: Timetable,
     overwrite: bool = False,
     allow_partial: bool = False,
+    as_planned: bool = False,
     progress: Callable[[str, UploadProgress], None] | None = None,
     on_ended: Callable[[BatchItem], None] | None = None,
     should_pause: Callable[[], bool] | None = None,
@@ -46,7 +47,8 @@ def ingest_announced(
     first, unless `what` are plans; where nothing would be posted it is not.
     """
     sources = [Source(source.name, source.path) for source in profile.sources]
-    plans = [one for one in what or () if isinstance(one, IngestPlan)]
+    given = [one for one in what or () if isinstance(one, IngestPlan)]
+    plans = list(given)
     names = [one for one in what or () if not isinstance(one, IngestPlan)]
     lost: list[BatchItem] = []
 
@@ -80,6 +82,7 @@ def ingest_announced(
             targets,
             overwrite=overwrite,
             allow_partial=allow_partial,
+            planned=given if as_planned else (),
             progress=progress,
             on_ended=tell,
             should_pause=should_pause,
@@ -136,9 +139,10 @@ def announced(
     if profile.notifications.webhook is None or not is_large(profile, len(going)):
         yield None
         return
-    post(profile, _announcement(profile, going, by, timetable))
     announcement = Announcement(profile, {plan.rec_id: plan.directories for plan in going})
     try:
+        # Interrupted here, it may have been posted: then its end must be told, too.
+        post(profile, _announcement(profile, going, by, timetable))
         yield announcement
     finally:
         post(profile, announcement.text())

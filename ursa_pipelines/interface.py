@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -21,7 +22,7 @@ from ursa_pipelines.ingest.batch import BatchItem, BatchItems
 from ursa_pipelines.ingest.context import UploadProgress, Watch
 from ursa_pipelines.ingest.fetch import MAX_BYTES, read_data
 from ursa_pipelines.ingest.plan import IngestPlan, IngestPlans, plan_ingest, plan_many, targets_of
-from ursa_pipelines.ingest.plan_file import PlanFile, require_same_place
+from ursa_pipelines.ingest.plan_file import PlanFile, require_profile, require_same_place
 from ursa_pipelines.ingest.reconstruct_manifest import reconstruct_in_bucket
 from ursa_pipelines.ingest.register import IngestResult
 from ursa_pipelines.ingest.results_shown import Shown
@@ -33,6 +34,7 @@ from ursa_pipelines.objects.destination import Layout
 from ursa_pipelines.objects.download import DownloadProgress, download_files
 from ursa_pipelines.objects.unfinished import UnfinishedUpload, UnfinishedUploads
 from ursa_pipelines.profiles.timetable import Bandwidth, Estimate, Timetable, clear_override, estimate, set_override
+from ursa_pipelines.recordings.identity import is_rec_id
 from ursa_pipelines.recordings.manifest import Manifest
 from ursa_pipelines.recordings.rows import ModalityRow, ParticipantRow, RecordingRow, StorageFormat
 from ursa_pipelines.rooms import WRITE_ROLES, Rooms
@@ -121,6 +123,7 @@ class DataInterface(Rooms, Shown):
         *,
         overwrite: bool = False,
         allow_partial: bool = False,
+        as_planned: bool = False,
         progress: Callable[[str, UploadProgress], None] | None = None,
         on_ended: Callable[[BatchItem], None] | None = None,
         should_pause: Callable[[], bool] | None = None,
@@ -128,8 +131,10 @@ class DataInterface(Rooms, Shown):
         """Ingests each recording on its own: OK, SKIP (not ready) or FAIL with the reason; none stops the rest.
 
         `what` are recording directories, directories that hold such, rec_ids, or plans that `plan_many` made; None
-        means all recordings on the sources. From `notifications.announce_from` recordings on it is announced before
-        the first byte. `progress` (told the rec_id) and `on_ended` (once for each recording) are called from threads.
+        means all recordings on the sources. With `as_planned`, one that is not as its plan says any more fails with
+        `PlanDrifted` before anything of it is written. From `notifications.announce_from` recordings on it is announced
+        before the first byte. `progress` (told the rec_id) and `on_ended` (once for each recording) are called from
+        threads.
         """
         items = ingest_announced(
             self.ingest_context(),
@@ -138,6 +143,7 @@ class DataInterface(Rooms, Shown):
             timetable=self._timetable,
             overwrite=overwrite,
             allow_partial=allow_partial,
+            as_planned=as_planned,
             progress=progress,
             on_ended=on_ended,
             should_pause=should_pause,
@@ -189,10 +195,17 @@ class DataInterface(Rooms, Shown):
         return IngestPlans(plans)
 
     def plan_file(
-        self, plans: Sequence[IngestPlan], *, overwrite: bool = False, allow_partial: bool = False
+        self,
+        plans: Sequence[IngestPlan],
+        *,
+        overwrite: bool = False,
+        allow_partial: bool = False,
+        unavailable: Mapping[str, str] | None = None,
     ) -> PlanFile:
-        """The plans with what they hold for, as `write_plan` and `drift` take them."""
+        """The plans with what they hold for, as `write_plan` and `drift` take them. `unavailable` is `Targets`'."""
         profile = self.profile
+        # What is no rec_id is refused, has no directory that could be its own, and may be named more than once.
+        named = {one.rec_id: one if is_rec_id(one.rec_id) else replace(one, directories=()) for one in plans}
         where = f"{profile.store}\n{profile.endpoint or self.state}\n{profile.region}"
         return PlanFile(
             profile=profile.name,
@@ -204,14 +217,19 @@ class DataInterface(Rooms, Shown):
             made_by=self.writer.by,
             overwrite=overwrite,
             allow_partial=allow_partial,
-            recordings=list(plans),
+            unavailable=dict(unavailable or {}),
+            recordings=list(named.values()),
         )
 
     def plan_again(self, before: PlanFile, *, on_planned: Callable[[IngestPlan], None] | None = None) -> PlanFile:
         """What a plan from a file would ingest, planned anew for `drift`. Raises `PlanDrifted` for another place."""
-        options = {"overwrite": before.overwrite, "allow_partial": before.allow_partial}
-        require_same_place(before, self.plan_file([], **options))
-        return self.plan_file(self.plan_many(targets_of(before.to_ingest), on_planned=on_planned, **options), **options)
+        overwrite, allow_partial = before.overwrite, before.allow_partial
+        require_profile(before, self.profile.name)
+        require_same_place(before, self.plan_file([]))
+        plans = self.plan_many(
+            targets_of(before.to_ingest), overwrite=overwrite, allow_partial=allow_partial, on_planned=on_planned
+        )
+        return self.plan_file(plans, overwrite=overwrite, allow_partial=allow_partial)
 
     def estimate(self, plans: Sequence[IngestPlan]) -> Estimate:
         """How long sending what these plans would send takes under the cap in force, from now on."""
@@ -417,8 +435,8 @@ class DataInterface(Rooms, Shown):
         `layout` is "by_recording", "by_modality" or "flat". Several files come at once. After an interruption the same
         call goes on where it was; what is there and right is kept. `progress` is told of six phases, in the calling
         thread: start, plan_done, modality_start, file_done, modality_done, finish.
-        Raises `ContentMismatch`, `ObjectsMissing`, `DestinationFull`; a file that exists with other content is
-        `DestinationConflict`, which is a `FileExistsError`.
+        Raises `ContentMismatch`, `ObjectsMissing`, `DestinationFull`, `DestinationUnusable`; a file that exists with
+        other content is `DestinationConflict`, which is a `FileExistsError`.
         """
         results = [target] if isinstance(target, QueryResult) else list(target)
         raw = self._bucket("raw_ro")

@@ -32,6 +32,10 @@ from ursa_pipelines.recordings.media_probe import PATIENCE_SECONDS, MediaProbe
 
 WRITE_ROLES: tuple[Role, ...] = ("assets_rw", "raw_rw")
 
+_NOT_MADE = (
+    "It is not made yet in this working directory: `ursa dev` and `ursa demo` make it. If you ran them elsewhere, "
+    "change to that directory."
+)
 _PURPOSES = {"raw_ro": "raw", "raw_rw": "raw", "assets_ro": "assets", "assets_rw": "assets"}
 
 
@@ -71,7 +75,11 @@ class Rooms:
     @property
     def sources(self) -> list[Source]:
         """The NAS shares and drives that the profile names."""
-        return [Source(source.name, source.path) for source in self.profile.sources]
+        state = state_directory()
+        return [
+            Source(one.name, one.path, _NOT_MADE if one.path.is_relative_to(state) else "")
+            for one in self.profile.sources
+        ]
 
     @property
     def state(self) -> Path:
@@ -187,7 +195,8 @@ class Rooms:
         def renew() -> bool:
             return self._credentials.renew(role)
 
-        return Endpoint(self._credentials.endpoint(), self.profile.region, secret, renew)
+        is_embedded = self.profile.store == "embedded"
+        return Endpoint(self._credentials.endpoint(), self.profile.region, secret, renew, is_embedded)
 
     def _require_identity(self, role: Role, *, may_create: bool = False) -> None:
         bucket = self._bucket(role)
@@ -209,12 +218,15 @@ class Rooms:
         try:
             document = json.loads(raw)
             found = {key: document[key] for key in expected}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             found = {}
         if found != expected:
             raise BucketMismatch(
                 f"the bucket says it is {found or 'unreadable'}, the profile says {expected}",
                 place=f"{bucket.name}/{BUCKET_IDENTITY}",
+                remedy=None
+                if found
+                else f"If it is this profile's bucket, restore {BUCKET_IDENTITY} in it with {json.dumps(expected)}.",
             )
 
 

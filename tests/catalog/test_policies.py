@@ -164,6 +164,19 @@ def test_ingest_without_overwrite(lab: Lab):
     assert lab.everything() == before
 
 
+def test_an_ingest_gives_an_end_to_a_row_that_has_none():
+    ended = Rows(recording(), (modality("mic", 1, []),), ())
+    without = Rows(recording(duration=timedelta(0), ended_at=None), ended.modalities, ())
+
+    assert ingested(without, ended).recording == ended.recording
+    assert ingested(without, ended, ended) == ended
+    for other in (recording(start_time=START - MINUTE), recording(source="elsewhere")):
+        with pytest.raises(CatalogRowExists):
+            ingested(without, Rows(other, ended.modalities, ()))
+    with pytest.raises(CatalogRowExists, match="ended_at"):
+        ingested(Rows(recording(duration=MINUTE, ended_at=None), ended.modalities, ()), ended)
+
+
 def test_ingest_with_overwrite(lab: Lab):
     directory = write_recording(lab.nas, REC, FILES, participant="Aria Lin", node="mantis")
     recording = lab.data.ingest(source_dir=directory).recording

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import asdict
+from copy import copy, deepcopy
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,16 @@ def test_what_delivers_results_is_neither_shown_nor_compared_nor_pickled():
     assert set(asdict(bound[0])) == {"recording", "modalities"}
     with pytest.raises(ResultUnbound, match=r"data\.download\(results, dest\)"):
         unpickled.download("out")
+
+
+def test_a_copy_of_a_result_can_be_downloaded_as_well():
+    deliverer = _Deliverer()
+    (bound,) = QueryResultList([result()]).delivered_by(deliverer)
+
+    for copied in (copy(bound), deepcopy(bound), replace(bound, modalities={})):
+        copied.download("out")
+
+    assert [asked for asked, *_ in deliverer.asked] == [[bound], [bound], [replace(result(), modalities={})]]
 
 
 def test_results_without_an_interface_or_of_two_say_what_to_do():

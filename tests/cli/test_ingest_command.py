@@ -15,15 +15,18 @@ from typing import Any
 
 import psutil
 import pytest
+import typer
 import yaml
 
 from tests.cli.test_commands import BAD, FILES, GOOD, LATE, OTHER, Command, production_profile, stored_without_a_row
 from tests.cli.test_commands import ursa as ursa  # the fixture
 from tests.lab import Lab
 from tests.recordings_on_disk import write_recording
+from ursa_pipelines.cli.main import main
 from ursa_pipelines.cli.plans import Planned
 from ursa_pipelines.cli.progress import Tally
-from ursa_pipelines.ingest.plan import IngestPlan
+from ursa_pipelines.ingest.plan import Action, IngestPlan
+from ursa_pipelines.ingest.plan_file import write_plan
 
 ENDLESS = 64 * 1024**3
 HALF = {"nodes": {"green-mantis": ["camera_a", "mic"], "green-motor": ["eeg_4559"]}}
@@ -130,6 +133,21 @@ def test_many_that_need_nothing_are_counted_and_not_listed(capsys: pytest.Captur
     )
 
 
+def test_of_very_many_a_page_is_listed_and_the_rest_counted(lab: Lab, capsys: pytest.CaptureFixture[str]):
+    actions: tuple[Action, ...] = ("ingest", "refused")
+    plans = [
+        IngestPlan(f"rec_20260520_195628_{number:04x}", action=action, reason="no" if action == "refused" else "")
+        for number, action in enumerate(action for action in actions for _ in range(300))
+    ]
+
+    Planned(lab.data, plans).show()
+
+    told = capsys.readouterr().out
+    assert len(told.splitlines()) < 500
+    assert "and 260 more to ingest" in told and "and 100 more refused" in told
+    assert "300 recordings to ingest" in told and "Left alone: 300 refused." in told
+
+
 def test_dry_run_writes_nothing_and_asks_nothing(ursa: Command, lab: Lab):
     write_recording(lab.nas, GOOD, FILES)
     before = lab.everything()
@@ -205,6 +223,19 @@ def test_a_plan_in_a_file_is_applied_as_it_is(ursa: Command, lab: Lab, tmp_path:
     assert rec_ids(lab) == [GOOD]
 
 
+def test_apply_names_what_the_plan_had_to_leave_out(ursa: Command, lab: Lab, tmp_path: Path):
+    write_recording(lab.nas, GOOD, FILES)
+    (write_recording(lab.nas, LATE, FILES) / "session.lock").touch()
+    lab.usb.rename(lab.usb.with_name("unplugged"))
+    file = tmp_path / "plan.json"
+    ursa("plan", "--out", file, code=1)
+
+    told = ursa("apply", file, "--yes", code=1)
+
+    assert f"OK {GOOD} created" in told
+    assert f"waits {LATE}: " in told and "usb is not read" in told
+
+
 def drift_of_source(lab: Lab) -> None:
     write_recording(lab.nas, GOOD, {"mic/seg_0001.wav": b"late"}, manifest=False)
 
@@ -237,6 +268,40 @@ def test_apply_refuses_what_is_no_longer_as_planned(drift: Any, what: str, ursa:
     assert lab.everything() == before
 
 
+def test_apply_looks_again_once_the_question_is_answered(
+    ursa: Command, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_recording(lab.nas, GOOD, FILES)
+    file = tmp_path / "plan.json"
+    ursa("plan", "--out", file)
+    before, confirm = lab.everything(), typer.confirm
+
+    def answered_late(*arguments: Any, **options: Any) -> bool:
+        drift_of_source(lab)
+        return confirm(*arguments, **options)
+
+    monkeypatch.setattr(typer, "confirm", answered_late)
+
+    assert re.search(rf"{GOOD}\s+source\s", ursa("apply", file, typed="y", code=3))
+    assert lab.everything() == before
+
+
+def test_the_file_of_a_plan_does_not_choose_the_profile(
+    capsys: pytest.CaptureFixture[str], lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_recording(lab.nas, GOOD, FILES)
+    plan = lab.data.plan_file(lab.data.plan_many([lab.nas])).model_copy(update={"profile": "r2"})
+    write_plan(plan, tmp_path / "plan.json")
+    monkeypatch.setattr(sys, "argv", ["ursa", "apply", str(tmp_path / "plan.json"), "--yes"])
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == 3
+    told = " ".join(capsys.readouterr().err.split())
+    assert "the plan is for r2, this is local" in told and "`--profile r2`" in told
+
+
 def test_only_a_plan_is_replaced_by_a_plan(ursa: Command, lab: Lab, tmp_path: Path):
     write_recording(lab.nas, GOOD, FILES)
     plan, notes = tmp_path / "plan.json", tmp_path / "notes.txt"
@@ -262,7 +327,7 @@ def test_production_is_written_only_after_its_bucket_was_typed(
     assert "terminal" in ursa("ingest", "--yes", directory, code=3)
     ursa("ingest", "--yes", directory, typed="y", code=3)
     assert ursa.json("query")["items"] == []
-    assert f"into the bucket {raw}" in ursa("plan")
+    assert f"production, bucket {raw}" in ursa("plan")
     assert f"OK {GOOD} created" in ursa("ingest", directory, typed=raw)
 
     as_local = yaml.safe_load(lab.config.read_text()) | {"buckets": yaml.safe_load(ursa.config.read_text())["buckets"]}

@@ -348,3 +348,4 @@ def test_the_history_tells_who_did_what_and_why(ursa: Command, lab: Lab):
     assert "looks damaged" in told
     assert "Aria" not in told
     ursa("history", ABSENT, code=1)
+    assert "no recording id" in ursa("history", "nonsense", code=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import threading
 import pytest
 from rich.console import Console
 
+from ursa_pipelines.cli.printing import _Printed
 from ursa_pipelines.cli.progress import Expected, Tally, View, shown, told_seconds
 from ursa_pipelines.ingest.batch import BatchItem
 from ursa_pipelines.ingest.context import UploadProgress
@@ -101,6 +103,15 @@ def test_away_from_a_terminal_a_line_comes_now_and_then():
     assert first.startswith("... 0 of 3 recordings, 0 of 300.0 MB, 0 of 6 files; ")
     assert f"{FIRST} being looked at" in first
     assert THIRD not in first
+
+
+def test_what_nobody_reads_any_more_does_not_stop_the_work():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        printed = _Printed(file=closed)
+        for _ in range(3):
+            printed.print("a line")
 
 
 def test_only_warnings_that_the_end_of_a_recording_does_not_tell_are_shown_above():

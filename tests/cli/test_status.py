@@ -14,6 +14,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 from rich.console import Console
 
 from tests.cli.test_commands import Command
@@ -21,7 +22,7 @@ from tests.lab import Lab
 from tests.recordings_on_disk import manifest_of, write_recording
 from ursa_pipelines.cli import operations
 from ursa_pipelines.cli import status as module
-from ursa_pipelines.objects.keys import raw_key
+from ursa_pipelines.objects.keys import ACTIVE_POINTER, raw_key
 from ursa_pipelines.orchestration.definitions import build_definitions
 from ursa_pipelines.orchestration.instance import open_instance
 from ursa_pipelines.orchestration.partitions import RECORDING
@@ -147,8 +148,7 @@ def test_doing_what_it_says_settles_it(ursa: Command, lab: Lab):
     for path, body in FILES.items():
         lab.raw.create(raw_key(STORED, path), body)
 
-    # Named, since the store for tests keeps the directories of objects that are gone.
-    for item in ursa.json("status", LOST, STORED, code=1)["items"]:
+    for item in ursa.json("status", code=1)["items"]:
         _, command, _ = item["next"].split("`")
         ursa(*command.split()[1:], "--yes")
 
@@ -264,3 +264,35 @@ def test_the_document_names_no_participant(ursa: Command, lab: Lab):
     lab.data.ingest(source_dir=written(lab.nas, DONE, participant="Aria Lin"))
 
     assert "Aria" not in json.dumps(ursa.json("status", "--all"))
+
+
+def test_a_pointer_to_no_catalog_is_never_an_empty_one(ursa: Command, lab: Lab):
+    pointer = json.loads(lab.assets.get(ACTIVE_POINTER)[0])
+    _put(lab, ACTIVE_POINTER, pointer | {"prefix": "ursa/none"})
+
+    for command in ("status", "plan", "query"):
+        assert "ursa doctor" in ursa(command, code=3)
+
+
+def test_a_catalog_of_a_newer_version_is_read_and_told(ursa: Command, lab: Lab):
+    lab.data.ingest(source_dir=written(lab.nas, DONE))
+    key = f"{lab.data.catalog.prefix}/CATALOG.json"
+    _put(lab, key, json.loads(lab.assets.get(key)[0]) | {"version": 99})
+
+    told = ursa("status", DONE, ABSENT, code=1)
+
+    assert "registered" in shown(told)[DONE]
+    assert "Until then it is only read." in told
+
+
+def test_a_source_of_this_machine_that_was_not_made_says_what_makes_it(ursa: Command, lab: Lab, store_state: Path):
+    profile = yaml.safe_load(lab.config.read_text())
+    profile["sources"] = [{"name": "nas", "path": str(store_state / "nas")}]
+    lab.config.write_text(yaml.safe_dump(profile))
+
+    for command, code in (("status", 1), ("plan", 3)):
+        assert "`ursa dev` and `ursa demo` make it" in ursa(command, code=code)
+
+
+def _put(lab: Lab, key: str, document: object) -> None:
+    lab.assets.multipart_client.put_object(Bucket=lab.assets.name, Key=key, Body=json.dumps(document).encode())

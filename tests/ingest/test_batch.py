@@ -121,6 +121,33 @@ def test_two_copies_that_differ_are_a_failure_of_the_recording_and_keep_the_firs
     lab.check_invariants()
 
 
+def test_directories_that_contradict_one_another_are_refused_before_the_first_byte(lab: Lab):
+    halves = [
+        write_recording(lab.nas, GOOD, {"camera_a/seg_0000.mp4": b"video"}, node="host", stated_hash=True),
+        write_recording(lab.usb, GOOD, {"mic/seg_0000.wav": b"audio"}, node="motor", stated_hash=True),
+    ]
+
+    (plan,) = lab.data.plan_many(halves)
+    (item,) = lab.data.ingest_many(halves)
+
+    assert (plan.error_type, item.error_type) == ("RecordingConflict", "RecordingConflict")
+    assert item.reason == plan.reason
+    assert lab.objects(GOOD) == {}
+
+
+def test_copies_that_name_other_participants_overwrite_nothing_the_second_time(lab: Lab):
+    copies = [write_recording(lab.nas, GOOD, FILES, participant="Aria Lin")]
+    copies.append(write_recording(lab.usb, GOOD, FILES, participant="Bob Ray"))
+    lab.data.ingest_many(copies, overwrite=True)
+    before = lab.everything()
+
+    (item,) = lab.interface().ingest_many(copies, overwrite=True)
+
+    assert item.outcome == "unchanged"
+    assert lab.everything() == before
+    assert len(lab.data.list_recordings()[0].participant_ids) == 2
+
+
 def test_partial_and_overwrite_hold_for_every_recording_of_a_batch(lab: Lab):
     directories = [write_recording(lab.nas, rec_id, {**FILES, "mic/id": rec_id.encode()}) for rec_id in (GOOD, LAST)]
     for directory in directories:

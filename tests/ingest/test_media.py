@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 from datetime import timedelta
@@ -18,9 +19,10 @@ from tests.ingest.rig import stored, upload_as_rig
 from tests.lab import Lab
 from tests.media_files import BEGAN
 from tests.recordings_on_disk import recording_hash_of, write_recording
-from ursa_pipelines import DataInterface
+from ursa_pipelines import DataInterface, failpoints
 from ursa_pipelines.errors import MediaTruncated, SourceUnavailable
 from ursa_pipelines.maintenance.durations import plan_durations
+from ursa_pipelines.recordings.media_probe import MediaProbe
 
 REC = "rec_20260520_195628_b1dd"
 FILES = {
@@ -175,14 +177,100 @@ def test_a_profile_may_refuse_what_is_cut_off(lab: Lab):
     data.close()
 
 
-def test_only_what_is_to_be_sent_is_looked_at(lab: Lab):
-    data = with_media(lab, truncated="refuse")
+def test_what_is_proved_in_the_bucket_is_not_looked_at_again(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    data, strict = with_media(lab), with_media(lab, truncated="refuse")
     directory = write_recording(lab.nas, REC, FILES | CUT)
-    upload_as_rig(lab, directory)
+    data.ingest(source_dir=directory)
+    monkeypatch.setattr(MediaProbe, "report", None)
 
-    result = data.ingest(source_dir=directory)
+    assert strict.ingest(source_dir=directory).outcome == "unchanged"
+    data.close()
+    strict.close()
 
-    assert (result.outcome, result.files_uploaded) == ("created", 0)
+
+def test_what_an_interrupted_ingest_has_sent_is_told_of_when_it_is_resumed(lab: Lab):
+    data, strict = with_media(lab), with_media(lab, truncated="refuse")
+    directory = write_recording(lab.nas, REC, FILES | CUT)
+    for path, content in CUT.items():
+        lab.raw.create(f"recordings/{REC}/{path}", content)
+
+    with pytest.raises(MediaTruncated):
+        strict.ingest(source_dir=directory)
+    row = data.ingest(source_dir=directory).recording
+
+    assert row is not None
+    assert set((row.metadata or {})["media_problems"]) == set(CUT)
+    data.close()
+    strict.close()
+
+
+HALVES = {
+    "nas": {"eeg_4559/seg_0000.edf": FILES["eeg_4559/seg_0000.edf"]},
+    "usb": {f"camera_a/seg_000{index}.mp4": FILES[f"camera_a/seg_000{index}.mp4"] for index in (0, 1)},
+}
+
+
+@pytest.mark.parametrize("order", [("nas", "usb"), ("usb", "nas")])
+def test_halves_without_a_manifest_come_to_the_same_length_in_either_order(lab: Lab, order: tuple[str, str]):
+    data = with_media(lab)
+    directories = [write_recording(getattr(lab, half), REC, HALVES[half], manifest=False) for half in order]
+
+    for directory in directories:
+        row = data.ingest(source_dir=directory).recording
+
+    assert row is not None
+    assert (row.start_time, row.duration, row.ended_at) == (BEGAN, TWO_CLIPS, BEGAN + TWO_CLIPS)
+    before = lab.everything()
+    assert [data.ingest(source_dir=directory).outcome for directory in directories] == ["unchanged", "unchanged"]
+    assert lab.everything() == before
+    data.close()
+
+
+def test_a_recording_that_has_grown_is_as_long_as_all_of_its_media(lab: Lab):
+    data = with_media(lab)
+    first, *more = HALVES["usb"]
+    data.ingest(source_dir=write_recording(lab.nas, REC, {first: HALVES["usb"][first]}, manifest=False))
+
+    result = data.ingest(source_dir=write_recording(lab.nas, REC, HALVES["usb"], manifest=False))
+
+    assert result.recording is not None
+    assert (result.outcome, result.files_uploaded, result.recording.duration) == ("changed", len(more), TWO_CLIPS)
+    data.close()
+
+
+def test_what_comes_to_a_rigs_manifest_does_not_change_its_end(lab: Lab):
+    data = with_media(lab)
+    files = [
+        {"path": path, "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for path, content in HALVES["nas"].items()
+    ]
+    ended_early = {"ended_at": "2026-05-20T19:56:29Z", "files": files}
+    data.ingest(source_dir=write_recording(lab.nas, REC, HALVES["nas"], manifest=ended_early))
+
+    row = data.ingest(source_dir=write_recording(lab.nas, REC, HALVES["usb"], manifest=False)).recording
+
+    assert row is not None
+    assert row.duration == timedelta(seconds=1)
+    data.close()
+
+
+def test_machines_with_and_without_the_extra_agree_if_they_come_at_once(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    data, came = with_media(lab), list[str | None]()
+    directory = write_recording(lab.nas, REC, FILES, manifest=False)
+
+    def reached(name: str) -> None:
+        if name == "ingest.manifest_made" and not came:
+            came.append(None)
+            came[0] = lab.data.ingest(source_dir=directory).outcome
+
+    monkeypatch.setattr(failpoints, "reached", reached)
+    row = data.ingest(source_dir=directory).recording
+
+    assert row is not None
+    assert (came, row.duration) == (["created"], TWO_CLIPS)
+    before = lab.everything()
+    assert [one.ingest(source_dir=directory).outcome for one in (data, lab.data)] == ["unchanged", "unchanged"]
+    assert lab.everything() == before
     data.close()
 
 

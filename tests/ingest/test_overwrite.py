@@ -36,7 +36,7 @@ def test_an_identical_recording_writes_nothing(lab: Lab, directory: Path, overwr
     assert lab.everything() == before
 
 
-def test_a_different_row_is_refused_and_named(lab: Lab, directory: Path):
+def test_fault_7_a_different_row_is_refused_and_named(lab: Lab, directory: Path):
     row = _falsify(lab)
     before = lab.everything()
 
@@ -53,7 +53,7 @@ def test_a_different_row_is_refused_and_named(lab: Lab, directory: Path):
     assert lab.everything() == before
 
 
-def test_overwrite_replaces_a_different_row_and_no_object(lab: Lab, directory: Path):
+def test_fault_7_overwrite_replaces_a_different_row_and_no_object(lab: Lab, directory: Path):
     right = lab.data.list_recordings()[0]
     _falsify(lab)
     raw = {info.key: info.etag for info in lab.raw.list_objects("")}

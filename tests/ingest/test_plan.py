@@ -50,7 +50,9 @@ def test_a_new_recording_is_told_with_all_that_will_be_sent(lab: Lab):
         action="ingest",
         nodes=("green-mantis",),
         fingerprint=plan.fingerprint,
+        source=plan.source,
     )
+    assert plan.source
     assert plan.fingerprint.startswith("4-")
 
 
@@ -90,6 +92,33 @@ def test_nothing_is_said_only_of_what_an_ingest_leaves_as_it_is(lab: Lab, manife
     lab.interface().ingest_many([directory])
 
     assert lab.everything() == before
+
+
+@pytest.mark.parametrize("manifest", [False, {"files": []}], ids=["without a manifest", "stub"])
+def test_nothing_is_not_said_of_a_file_whose_bytes_are_not_known_to_be_those_that_are_stored(
+    lab: Lab, manifest: bool | dict
+):
+    directory = write_recording(lab.nas, REC, FILES, manifest=manifest)
+    lab.data.ingest_many([directory])
+    assert plan_of(lab, directory).action == "nothing"
+    write_recording(lab.nas, REC, {AUDIO: b"AUDIO" * 10}, manifest=False)
+
+    assert plan_of(lab, directory).action == "ingest"
+    (item,) = lab.interface().ingest_many([directory])
+
+    assert (item.status, item.error_type) == ("FAIL", "RecordingConflict")
+
+
+def test_a_participant_file_that_the_bucket_lacks_is_something_to_do(lab: Lab):
+    directory = write_recording(lab.nas, REC, FILES, participant="Aria Lin")
+    lab.data.ingest_many([directory])
+    assert plan_of(lab, directory).action == "nothing"
+    (directory / "participant.txt").write_text("Aria Lin \n\n")
+
+    assert plan_of(lab, directory).action == "ingest"
+    lab.interface().ingest_many([directory])
+
+    assert plan_of(lab, directory).action == "nothing"
 
 
 def test_what_came_since_is_all_that_is_sent(lab: Lab):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,77 @@ def test_what_drifted_is_told_in_words(lab: Lab, tmp_path: Path, change: Callabl
     assert all(one.startswith(words) for one, words in zip(found, told, strict=True)), found
 
 
+def in_place(path: Path, content: bytes) -> None:
+    """Other bytes, as many, with the mtime of those that were there."""
+    status = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
+
+
+def renamed(lab: Lab, directory: Path) -> None:
+    (directory / AUDIO).rename(directory / "mic" / "seg_0009.wav")
+
+
+def swapped(lab: Lab, directory: Path) -> None:
+    for path, other in ((AUDIO, "aside"), (VIDEO, AUDIO), ("aside", VIDEO)):
+        (directory / path).rename(directory / other)
+
+
+def bytes_replaced(lab: Lab, directory: Path) -> None:
+    in_place(directory / AUDIO, b"AUDIO" * 10)
+
+
+def participant_replaced(lab: Lab, directory: Path) -> None:
+    in_place(directory / "participant.txt", b"Bria Lin\n")
+
+
+def manifest_replaced(lab: Lab, directory: Path) -> None:
+    path = directory / "manifest.json"
+    in_place(path, path.read_bytes().replace(b"green-mantis", b"green-mantiz"))
+
+
+@pytest.mark.parametrize("change", [renamed, swapped, bytes_replaced, participant_replaced, manifest_replaced])
+def test_a_change_that_neither_count_nor_size_nor_newest_time_shows_is_drift(
+    lab: Lab, tmp_path: Path, change: Callable[[Lab, Path], None]
+):
+    # A manifest would tell of the others.
+    directory = write_recording(lab.nas, REC, FILES, manifest=change is manifest_replaced, participant="Aria Lin")
+    before = planned(lab, tmp_path / "plan.json", directory)
+    assert drifted(lab, before) == []
+
+    change(lab, directory)
+
+    assert [one.split(":")[1] for one in drifted(lab, before)] == [" source"]
+
+
+def test_what_changes_after_the_last_look_is_refused_for_that_recording(lab: Lab, tmp_path: Path):
+    directories = [write_recording(lab.nas, rec_id, {AUDIO: rec_id.encode()}) for rec_id in (REC, OTHER)]
+    before = planned(lab, tmp_path / "plan.json", *directories)
+    participant_added = directories[0] / "participant.txt"
+    participant_added.write_text("Aria Lin\n")
+
+    refused, done = lab.data.ingest_many(before.to_ingest, as_planned=True)
+
+    assert (refused.status, refused.error_type, refused.retryable) == ("FAIL", "PlanDrifted", False)
+    assert f"{REC}: the source is not as planned any more" in refused.reason
+    assert (done.rec_id, done.status) == (OTHER, "OK")
+    assert lab.objects(REC) == {}
+
+
+def test_a_plan_keeps_what_it_leaves_out(lab: Lab, tmp_path: Path):
+    waiting = write_recording(lab.nas, REC, FILES)
+    (waiting / "session.lock").touch()
+    plans = [*lab.data.plan_many([waiting]), *(IngestPlan("no rec id", action="refused", reason="none") for _ in "ab")]
+
+    write_plan(lab.data.plan_file(plans, unavailable={"usb": "it is not mounted"}), tmp_path / "plan.json")
+    plan = read_plan(tmp_path / "plan.json")
+
+    assert [(one.rec_id, one.action) for one in plan.left_out] == [(REC, "waits"), ("no rec id", "refused")]
+    assert plan.unavailable == {"usb": "it is not mounted"}
+    assert plan.to_ingest == []
+
+
 def test_a_row_that_was_changed_meanwhile_is_drift(lab: Lab, tmp_path: Path):
     directory = write_recording(lab.nas, REC, FILES)
     lab.data.ingest_many([directory])
@@ -157,7 +229,7 @@ def test_what_a_plan_would_not_ingest_may_change(lab: Lab, tmp_path: Path):
 @pytest.mark.parametrize(
     ("field", "value", "told"),
     [
-        ("profile", "r2", "profile: the plan is for r2, this is lab"),
+        ("profile", "r2", "the plan is for r2, this is lab. If r2 is meant, say so: `--profile r2`"),
         ("family", "production", "the plan is for the family production, this is local"),
         ("buckets", {"raw": "theirs", "assets": "theirs-too"}, "the buckets theirs-too, theirs, these are"),
         ("endpoint", "0123456789abcdef", "another object store"),
@@ -232,7 +304,7 @@ def _first(**changes: Any) -> Spoil:
         (_with(surprise=1), "surprise"),
         (_with(overwrite="yes"), "overwrite"),
         (_with(made_at="yesterday"), "made_at"),
-        (_with(profile="\x1b[31mr2"), "profile: it holds a line break or a character that cannot be shown"),
+        (_with(profile="\x1b[31mr2"), "profile: it holds the control, bidi or invisible character U+001B"),
         (_with(recordings={}), "recordings"),
         (lambda document: document | {"recordings": document["recordings"] * 2}, "is planned twice"),
         (_first(rec_id="rec_20260520_195628_B1DD"), "its rec_id is none"),
@@ -292,12 +364,49 @@ def test_a_plan_is_not_written_where_nothing_is_ever_written(lab: Lab, tmp_path:
     plan = lab.data.plan_file(lab.data.plan_many([directory]))
     os.mkfifo(tmp_path / "pipe")
 
-    with pytest.raises(PlanInvalid, match=REC):
-        write_plan(plan, directory / "plan.json")
+    (tmp_path / "link").symlink_to(directory)
+    for place in (directory, tmp_path / "link", write_recording(tmp_path / "drive", OTHER, FILES) / "mic", lab.usb):
+        with pytest.raises(PlanInvalid, match="where nothing is ever written"):
+            write_plan(plan, place / "plan.json", sources=[lab.nas, lab.usb])
+        assert not (place / "plan.json").exists()
     with pytest.raises(PlanInvalid, match="no file"):
         write_plan(plan, tmp_path / "pipe")
     with pytest.raises(OSError, match="No such file"):
         write_plan(plan, tmp_path / "nowhere" / "plan.json")
+
+
+def test_a_plan_of_a_hundred_thousand_recordings_can_be_read_again(tmp_path: Path):
+    def one(number: int) -> IngestPlan:
+        rec_id = f"rec_20260520_195628_{number:06x}"
+        return replace(
+            IngestPlan(rec_id, path="A", files=5, bytes=10**9, files_to_send=5, bytes_to_send=10**9),
+            directories=tuple(f"/{drive * 60}/{rec_id}" for drive in "ab"),
+            nodes=("green-mantis", "green-motor"),
+            notes=("ignored: 2 files (.DS_Store, camera_a/._seg_0000.mp4)",),
+            fingerprint="6-1000000000-1795410113811545787",
+            source="0" * 32,
+            stored="0" * 16,
+        )
+
+    write_plan(PLAN.model_copy(update={"recordings": [one(number) for number in range(1000)]}), tmp_path / "plan.json")
+
+    assert (tmp_path / "plan.json").stat().st_size * 100 < plan_file.PLAN_BYTES_LIMIT
+    assert len(read_plan(tmp_path / "plan.json").recordings) == 1000
+
+
+def test_a_plan_too_large_to_be_read_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plan_file, "PLAN_BYTES_LIMIT", 300)
+
+    with pytest.raises(PlanInvalid, match="Plan fewer"):
+        write_plan(PLAN, tmp_path / "plan.json")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_drive_whose_name_has_a_space_that_does_not_break_is_planned(lab: Lab, tmp_path: Path):
+    directory = write_recording(tmp_path / "My\u00a0Drive", REC, FILES)
+
+    assert planned(lab, tmp_path / "plan.json", directory).to_ingest[0].directories == (str(directory),)
 
 
 def test_a_plan_that_could_not_be_read_again_is_not_written(lab: Lab, tmp_path: Path):

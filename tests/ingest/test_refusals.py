@@ -420,7 +420,7 @@ def test_a_claim_without_an_entry_is_no_conflict_for_a_derived_hash(lab: Lab):
 
 
 @pytest.mark.parametrize("roles, error", [((), WritesNotEnabled), (("assets_rw",), RoleNotEnabled)], ids=str)
-def test_without_the_role_nothing_is_uploaded(lab: Lab, roles: tuple[Any, ...], error: type[UrsaError]):
+def test_fault_82_without_the_role_nothing_is_uploaded(lab: Lab, roles: tuple[Any, ...], error: type[UrsaError]):
     directory = write_recording(lab.nas, REC, FILES)
     data = DataInterface(config_path=lab.config)
     if roles:

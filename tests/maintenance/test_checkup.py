@@ -138,6 +138,14 @@ def test_a_bucket_of_another_family_or_purpose_is_refused(lab: Lab, detour: Deto
     assert checks["catalog"].state == "ok"
 
 
+def test_an_identity_that_cannot_be_read_is_to_be_restored_as_the_profile_says(lab: Lab, examined):
+    put(lab, lab.raw.name, BUCKET_IDENTITY, "junk")
+
+    check = examined(lab.config)["raw bucket"]
+
+    assert '{"family": "local", "purpose": "raw"}' in check.remedy
+
+
 def test_a_bucket_that_is_not_there_and_one_without_identity_are_told_apart(lab: Lab, detour: Detour, examined):
     lab.assets.multipart_client.delete_object(Bucket=lab.assets.name, Key=BUCKET_IDENTITY)
 
@@ -169,7 +177,7 @@ def test_a_pointer_to_a_prefix_without_a_catalog_is_told(lab: Lab, examined):
     check = examined(lab.config)["catalog"]
 
     assert check.state == "failed"
-    assert "ursa catalog rollback" in check.remedy
+    assert check.remedy.startswith(f"Put ursa/catalog back by hand into `prefix` of {ACTIVE_POINTER}")
 
 
 def test_many_writes_that_wait_are_a_reason_to_fold(lab: Lab, examined, monkeypatch: pytest.MonkeyPatch):
@@ -193,6 +201,14 @@ def test_a_source_that_is_not_mounted_is_a_failure_and_holds_up_no_other(lab: La
     assert "Check the cable or the mount" in checks["source nas"].remedy
     assert "empty, as a drive is that is not mounted" in checks["source usb"].told
     assert checks["bandwidth"].state == "ok"
+
+
+def test_a_source_that_is_a_file_is_told(lab: Lab, examined, tmp_path: Path):
+    (tmp_path / "file").write_text("no drive")
+
+    check = examined(lab.config, sources=[{"name": "nas", "path": str(tmp_path / "file")}])["source nas"]
+
+    assert (check.state, check.remedy) == ("failed", "Name a directory in the profile.")
 
 
 def test_a_source_that_hangs_is_told_and_the_next_is_looked_at(lab: Lab, examined, tmp_path: Path, monkeypatch):
@@ -275,6 +291,14 @@ def test_a_disk_that_is_nearly_full_is_a_warning_and_a_full_one_a_failure(tmp_pa
     full = look_at_disk(place, "Free space.", fail=free * 2)
     assert (full.state, full.remedy) == ("failed", "Free space.")
     assert str(tmp_path) in full.told
+
+
+def test_a_disk_that_may_not_be_written_to_is_a_failure(tmp_path: Path):
+    with mounted(tmp_path, tmp_path.with_name("read-only"), read_only=True) as drive:
+        found = look_at_disk(drive.point / "state", "Free space.", "Change to another directory.")
+
+    assert (found.state, found.remedy) == ("failed", "Change to another directory.")
+    assert found.told == f"{drive.point} is mounted read-only"
 
 
 def test_a_dagster_outside_of_what_is_needed_is_a_failure(lab: Lab, examined, monkeypatch: pytest.MonkeyPatch):

@@ -316,3 +316,38 @@ def test_a_second_look_does_not_believe_the_mtimes_that_a_copying_tool_preserves
     assert not look(bare, later=60).settled
     assert look(bare, later=3601).settled
     assert look(whole, later=1).settled
+
+
+def test_what_lost_its_last_object_is_lost_in_the_whole_as_it_is_by_name(lab: Lab):
+    for rec_id in (FIRST, SECOND):
+        ingested(lab, rec_id)
+    remove(lab, FIRST)
+
+    whole, since = standings(lab), list(reconcile(lab.data.reading_context, [], Only(since=date(2026, 5, 1))))
+    named = list(reconcile(lab.data.reading_context, [], Only(frozenset({FIRST, SECOND}))))
+
+    assert [one.is_lost for one in whole.values()] == [True, False]
+    assert [(one.is_lost, one.marked) for one in since] == [(one.is_lost, one.marked) for one in named]
+
+
+def test_a_named_recording_that_lost_some_of_its_files_is_lost_in_part(lab: Lab):
+    ingested(lab, FIRST)
+    ingested(lab, SECOND)
+    remove(lab, FIRST, "mic/")
+
+    short, whole = reconcile(lab.data.reading_context, [], Only(frozenset({FIRST, SECOND})))
+
+    assert (short.is_short, whole.is_short) == (True, False)
+    assert "lost in part" in short.problems[0]
+
+
+def test_a_marker_that_nobody_can_write_any_more_is_not_missed_once_all_bytes_were_proved():
+    row = Registered("ab", ingested_from="nas", verification="sha256")
+
+    assert Standing(FIRST, stored=True, rows=(row,)).problems == ()
+    assert Standing(FIRST, (Sighted("nas", "1-1-1"),), stored=True, rows=(row,)).problems != ()
+
+
+def remove(lab: Lab, rec_id: str, below: str = "") -> None:
+    for info in list(lab.raw.list_objects(raw_key(rec_id, below))):
+        lab.raw.multipart_client.delete_object(Bucket=lab.raw.name, Key=info.key)

@@ -6,11 +6,15 @@ import errno
 import hashlib
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,14 +29,15 @@ from ursa_pipelines.errors import (
     ContentMismatch,
     DestinationConflict,
     DestinationFull,
+    DestinationUnusable,
     ObjectsMissing,
     SourceRefused,
     UrsaError,
 )
 from ursa_pipelines.objects import destination, part_files
-from ursa_pipelines.objects.destination import Layout, Planned, WantedFile, target_of
+from ursa_pipelines.objects.destination import Layout, Planned, WantedFile, lay_out, target_of
 from ursa_pipelines.objects.download import download_files
-from ursa_pipelines.objects.keys import raw_key
+from ursa_pipelines.objects.keys import marker_key, raw_key
 from ursa_pipelines.objects.store import Bucket
 
 REC = "rec_20260520_195628_b1dd"
@@ -172,6 +177,58 @@ def test_a_file_that_no_manifest_attests_can_be_downloaded_again(bucket: Bucket,
 
     assert first == again
     assert first[0].read_bytes() == b"audio"
+
+
+def test_where_the_manifest_states_no_digest_the_commit_marker_does_and_then_the_metadata(lab: Lab, tmp_path: Path):
+    (path, content), key = ("mic/a.wav", b"audio 0"), raw_key(REC, "mic/a.wav")
+    stated = hashlib.sha256(content).hexdigest()
+    manifest = {"files": [{"path": path, "size_bytes": len(content)}]}
+    lab.data.ingest(source_dir=write_recording(lab.nas, REC, {path: content}, manifest=manifest))
+    client, results = lab.raw.multipart_client, lab.data.query()
+    events: list[DownloadProgress] = []
+
+    client.put_object(Bucket=lab.raw.name, Key=key, Body=bytearray(b"noise 0"))
+    for read in (lambda: lab.data.download(results, tmp_path / "marker"), lambda: lab.data.get(results)):
+        with pytest.raises(ContentMismatch, match=r"mic/a\.wav"):
+            read()
+    client.delete_object(Bucket=lab.raw.name, Key=marker_key(REC))
+    lab.data.download(results, tmp_path / "nothing", progress=events.append)
+    (data,) = lab.data.get(results)
+    client.put_object(Bucket=lab.raw.name, Key=key, Body=bytearray(b"noise 1"), Metadata={"sha256": stated})
+    with pytest.raises(ContentMismatch, match=r"mic/a\.wav"):
+        lab.data.download(results, tmp_path / "metadata")
+
+    assert (events[-1].files_done, events[-1].files_unproved) == (1, 1)
+    assert data.modalities["mic"].unproved == (key,)
+    client.put_object(Bucket=lab.raw.name, Key=key, Body=bytearray(content), Metadata={"sha256": stated})
+    lab.data.download(results, tmp_path / "metadata", progress=events.append)
+    assert (events[-1].files_done, events[-1].files_unproved) == (1, 0)
+
+
+def test_segments_of_a_row_that_names_no_rec_id_are_missing_and_not_brought(lab: Lab, tmp_path: Path):
+    given = {"recording_hash": "a" * 64}
+    lab.data.register_recording(**given, start_time=datetime(2026, 1, 1, tzinfo=UTC), duration=timedelta(seconds=5))
+    lab.data.register_modality(
+        **given, modality="mic", format="raw_audio", raw_storage_uri="r2://raw/mic/", segment_count=3
+    )
+
+    for read in (lambda: lab.data.download(lab.data.query(), tmp_path), lambda: lab.data.get(lab.data.query())):
+        with pytest.raises(ObjectsMissing, match=r"3 segments are catalogued.*manifest_recording_id"):
+            read()
+
+
+def test_an_object_that_goes_while_it_is_fetched_is_named_with_its_recording(
+    bucket: Bucket, rec_id: str, tmp_path: Path
+):
+    wanted = _store(bucket, rec_id, "mic/a", b"audio")
+
+    def remove(event: DownloadProgress) -> None:
+        bucket.multipart_client.delete_object(Bucket=bucket.name, Key=wanted.key)
+
+    with pytest.raises(ObjectsMissing) as caught:
+        _download(bucket, [wanted], tmp_path, progress=remove)
+
+    assert (caught.value.recording, caught.value.place) == (rec_id, "mic/a")
 
 
 def test_two_files_that_would_share_a_flat_name_are_refused_before_anything_is_written(
@@ -376,6 +433,54 @@ def test_a_recording_that_fails_does_not_stop_the_others_if_somebody_is_told(buc
     assert [(failed, type(error)) for failed, error in told] == [(f"{rec_id}00", ContentMismatch)]
 
 
+def test_a_file_that_the_disk_does_not_take_fails_with_its_recording_alone(bucket: Bucket, rec_id: str, tmp_path: Path):
+    good, bad = _store(bucket, rec_id, "mic/a", b"good"), _store(bucket, f"{rec_id}00", "mic/a", LARGE)
+    told: list[tuple[str, UrsaError]] = []
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024**2, limits[1]))
+    try:
+        written = _download(bucket, [bad, good], tmp_path, on_failed=lambda *failed: told.append(failed))
+        with pytest.raises(DestinationUnusable, match=r"File too large.*Choose a directory"):
+            _download(bucket, [bad, good], tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert [path.read_bytes() for path in written] == [b"good"]
+    ((failed, error),) = told
+    assert (failed, error.recording, error.place) == (f"{rec_id}00", f"{rec_id}00", str(tmp_path / f"{rec_id}00/mic/a"))
+    assert isinstance(error, DestinationUnusable)
+
+
+def test_a_name_that_is_too_long_for_the_disk_is_refused_when_it_is_laid_out(tmp_path: Path):
+    wanted = WantedFile(REC, "mic", f"mic/{'n' * 150}/{'m' * 100}", 1, None)
+
+    with pytest.raises(DestinationUnusable, match=f"{REC}.*283 bytes.*by_recording"):
+        lay_out([wanted], tmp_path, "flat")
+    assert lay_out([wanted], tmp_path, "by_recording")
+
+
+def test_what_was_brought_before_the_disk_was_full_is_told(
+    bucket: Bucket, rec_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    plan = [_store(bucket, rec_id, path, path.encode()) for path in ("mic/a", "mic/b")]
+    events: list[DownloadProgress] = []
+    first = target_of(plan[0], tmp_path, "by_recording")
+
+    def write(stream: Any, chunk: memoryview) -> None:
+        if chunk == b"mic/b":
+            deadline = time.monotonic() + 30
+            while not first.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        stream.write(chunk)
+
+    monkeypatch.setattr(part_files, "_write", write)
+    with pytest.raises(DestinationFull):
+        _download(bucket, plan, tmp_path, progress=events.append)
+
+    assert [event.current_file for event in events if event.phase == "file_done"] == ["mic/a"]
+
+
 @pytest.mark.parametrize(
     ("rec_id", "modality", "path"),
     [
@@ -407,6 +512,39 @@ def test_no_link_below_the_directory_is_followed(bucket: Bucket, rec_id: str, tm
         _download(bucket, [wanted], tmp_path / "flat", layout="flat")
 
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_link_that_appears_after_planning_is_not_followed(bucket: Bucket, rec_id: str, tmp_path: Path):
+    (planned,) = lay_out([_store(bucket, rec_id, "mic/a", b"audio")], tmp_path, "by_recording")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / rec_id).symlink_to(elsewhere)
+
+    with pytest.raises(DestinationConflict, match="is a link"):
+        part_files.bring(bucket, planned, tmp_path, stop=threading.Event(), on_bytes=lambda count: None)
+
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda part, victim: os.link(victim, part), lambda part, _: os.mkfifo(part), lambda part, _: part.mkdir()],
+    ids=["hard-link", "fifo", "directory"],
+)
+def test_a_part_that_is_no_file_of_ours_alone_is_a_conflict(
+    bucket: Bucket, rec_id: str, tmp_path: Path, make: Callable[[Path, Path], None]
+):
+    wanted, victim = _store(bucket, rec_id, "mic/a", b"audio"), tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    part = Planned(wanted, target_of(wanted, tmp_path, "by_recording")).part
+    part.parent.mkdir(parents=True)
+    make(part, victim)
+
+    with pytest.raises(DestinationConflict) as caught:
+        _download(bucket, [wanted], tmp_path)
+
+    assert (caught.value.recording, caught.value.place) == (rec_id, str(part))
+    assert victim.read_bytes() == b"precious"
 
 
 _DOWNLOAD = """

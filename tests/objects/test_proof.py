@@ -234,7 +234,7 @@ def test_the_bytes_decide_in_a_deep_verification_whatever_is_said_of_them(target
 
 
 @pytest.mark.parametrize("distort", [short, cut])
-def test_a_truncated_stream_gives_no_digest_fault_54(target: Target, rec_id: str, distort: Distort):
+def test_fault_54_a_truncated_stream_gives_no_digest(target: Target, rec_id: str, distort: Distort):
     info = _put_by_a_rig(target, RIGHT)
 
     with distorted(target, distort) as (bucket, proxy):
@@ -250,7 +250,7 @@ def test_a_truncated_stream_gives_no_digest_fault_54(target: Target, rec_id: str
 
 
 @pytest.mark.parametrize("becomes", [None, RIGHT[:-1], RIGHT + b"!"])
-def test_an_object_that_vanishes_or_changes_while_it_is_compared_gives_no_digest_fault_65(
+def test_fault_65_an_object_that_vanishes_or_changes_while_it_is_compared_gives_no_digest(
     target: Target, rec_id: str, proxied: Bucket, proxy: Proxy, becomes: bytes | None
 ):
     def change() -> None:

@@ -182,6 +182,15 @@ class Dev:
         self.seen.update(found)
         return found
 
+    def listening_on(self) -> set[str]:
+        """The addresses that it and what it has started listen on."""
+        found = set()
+        for process in (self.process, *self.descendants()):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                listening = [one for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+                found |= {one.laddr.ip for one in listening}
+        return found
+
     def listens(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0

@@ -87,7 +87,7 @@ def test_a_failed_ingest_is_not_tried_again_at_every_tick(condition: Evaluations
     assert [condition.evaluate() for _ in range(3)] == [set(), set(), set()]
 
 
-def test_a_recording_that_arrives_again_is_ingested_again(condition: Evaluations):
+def test_fault_5_a_recording_that_arrives_again_is_ingested_again(condition: Evaluations):
     condition.arrive(FIRST, SECOND)
     condition.evaluate()
     condition.register(FIRST, SECOND)

@@ -12,7 +12,7 @@ SIZE = 160 * 1024**2
 PART_SIZE = 16 * 1024**2
 
 
-def test_a_cancelled_run_registers_nothing_and_the_next_one_sends_only_the_rest(dev: Dev, tmp_path: Path):
+def test_fault_6_a_cancelled_run_registers_nothing_and_the_next_one_sends_only_the_rest(dev: Dev, tmp_path: Path):
     dev.wait("Dagster", dev.is_up)
     data = DataInterface("local")
     data.set_bandwidth("20MB/s")

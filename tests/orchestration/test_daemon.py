@@ -20,6 +20,8 @@ def test_a_recording_that_arrives_is_ingested_and_the_end_leaves_nothing_behind(
     write_recording(tmp_path / "copied", REC, FILES, participant="Aria Lin").rename(nas / REC)
 
     (by_sensor,) = dev.wait("the materialization", dev.materialized_by)
+    # The UI has no login (fault 79).
+    assert dev.listening_on() == {"127.0.0.1"}
 
     (row,) = DataInterface("local").list_recordings()
     assert row.rec_id == REC

@@ -46,7 +46,7 @@ def test_definitions_load_without_store_network_or_secrets(profile: str, bare_ma
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_what_the_user_interface_is_served_holds_no_value_of_the_environment(profile: str, bare_machine: Path):
+def test_fault_73_what_the_user_interface_is_served_holds_no_value_of_the_environment(profile: str, bare_machine: Path):
     served = dg.serialize_value(RepositorySnap.from_def(build_definitions(profile).get_repository_def()))
 
     assert "ingest_automation" in served

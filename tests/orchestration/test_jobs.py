@@ -169,7 +169,9 @@ def test_verify_names_the_recording_whose_object_is_missing(lab: Lab, instance: 
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_only_a_deep_look_finds_other_bytes_of_the_same_size(deep: bool, lab: Lab, instance: dg.DagsterInstance):
+def test_fault_86_only_a_deep_look_finds_other_bytes_of_the_same_size(
+    deep: bool, lab: Lab, instance: dg.DagsterInstance
+):
     lab.data.ingest(source_dir=write_recording(lab.nas, FIRST, files_of(FIRST)))
     damage(lab, FIRST, b"AUDIO" * 10)
 

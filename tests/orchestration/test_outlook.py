@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import replace
 
 import dagster as dg
 import pytest
+from typer.main import get_command
 
+from ursa_pipelines.cli.main import app
 from ursa_pipelines.maintenance.reconciliation import Registered, Sighted, Standing
 from ursa_pipelines.orchestration.cases import Case
 from ursa_pipelines.orchestration.outlook import Due, State, changed_directories, look_ahead
@@ -77,7 +81,7 @@ def test_what_a_run_has_is_running_and_left_alone(history: History):
     assert look_ahead(NEW, history, RUNNING).due == ""
 
 
-def test_a_run_that_died_without_a_word_is_a_failure_to_try_again():
+def test_fault_3_a_run_that_died_without_a_word_is_a_failure_to_try_again():
     outlook = look_ahead(NEW, NO_HISTORY, RED)
 
     assert (outlook.state, outlook.due, outlook.attempts, outlook.retryable) == ("failed", "arrive", 1, True)
@@ -106,8 +110,14 @@ def test_an_ingest_by_hand_overtakes_what_failed_before_it():
     assert look_ahead(DONE, after(replace(DAMAGED, at=1_001.0))).state == "quarantined"
 
 
-def test_no_row_and_no_later_failure_lifts_a_quarantine():
-    withdrawn = Mark(REC, "quarantined", "withdrawn", by="someone@desk", at=999.0)
+def test_an_ingest_by_hand_lifts_a_quarantine():
+    mended = Mark(REC, "quarantined", "the digest is wrong", at=999.0)
+
+    assert look_ahead(DONE, History(REC, last=mended, quarantined=mended)).state == "registered"
+
+
+def test_no_row_from_before_it_and_no_later_failure_lifts_a_quarantine():
+    withdrawn = Mark(REC, "quarantined", "withdrawn", by="someone@desk", at=1_001.0)
 
     for last in (withdrawn, PASSING):
         outlook = look_ahead(DONE, History(REC, last=last, quarantined=withdrawn))
@@ -138,46 +148,71 @@ REFUSED = Sighted("usb", refused=f"{REC}: mic/link: it is a symbolic link.")
 TWICE = replace(DONE, rows=(ROW, replace(ROW, recording_hash="cd" * 32)))
 UNMARKED = replace(DONE, marked=False, rows=(replace(ROW, ingested_from="nas"),))
 FIND = "Find the drive that has it and mount it"
-INGEST, RETRY = f"`ursa ingest {REC}`", f"`ursa retry {REC}`"
+INGEST, RETRY, BACKFILL = (f"`ursa {verb} {REC}`" for verb in ("ingest", "retry", "backfill"))
+NAMES = f"`ursa verify {REC}` names the files that"
 VERIFY = f"`ursa verify {REC} --deep`"
+WAIVE = f'`ursa waive {REC} --reason "..."`'
 OTHER = "Bring the drive of green-motor"
-USB_AWAY = {"unknown_on": ("usb",)}
-SET_ASIDE = History(REC, quarantined=Mark(REC, "quarantined", "damaged"))
+USB_AWAY = ("usb",)
+SET_ASIDE = History(REC, quarantined=Mark(REC, "quarantined", "damaged", at=2_000.0))
+WAIVED = History(REC, waived=Mark(REC, "waived", "a test"))
 
 
-@pytest.mark.parametrize(
-    ("standing", "history", "state", "step"),
-    [
-        (NEW, NO_HISTORY, "waiting", f"{INGEST}."),
-        (replace(NEW, on_sources=(COPIED,)), NO_HISTORY, "waiting", f"Wait until it is whole on usb, then {INGEST}."),
-        (replace(NEW, on_sources=(REFUSED,)), NO_HISTORY, "waiting", f"Mend the directory, then {INGEST}."),
-        (STORED, NO_HISTORY, "waiting", f"{INGEST}."),
-        (replace(STORED, **USB_AWAY), NO_HISTORY, "waiting", f"Mount usb, then {INGEST}."),
-        (Standing(REC, marked=True), NO_HISTORY, "waiting", f"Bring the drive that has it, then {INGEST}."),
-        (NOWHERE, NO_HISTORY, "unknown", "Mount the drive that has it, or check the id."),
-        (replace(NOWHERE, **USB_AWAY), NO_HISTORY, "unknown", "Mount usb, or check the id."),
-        (replace(DONE, stored=False), NO_HISTORY, "lost", f"{INGEST} sends the copy on nas."),
-        (replace(DONE, stored=False, on_sources=(), **USB_AWAY), NO_HISTORY, "lost", f"Mount usb, then {INGEST}."),
-        (replace(DONE, stored=False, on_sources=()), NO_HISTORY, "lost", f"{FIND}, then {INGEST}."),
-        (replace(DONE, stored=False), SET_ASIDE, "lost", f"{RETRY} sends the copy on nas."),
-        (NOWHERE, History(REC, registered_at=5.0), "lost", f"{FIND}, then {INGEST}."),
-        (TWICE, NO_HISTORY, "contradiction", f"`ursa verify {REC}` tells which row the files are of."),
-        (UNMARKED, NO_HISTORY, "contradiction", f"{INGEST} writes the marker."),
-        (replace(UNMARKED, on_sources=()), NO_HISTORY, "contradiction", f"{VERIFY} tells whether it is whole."),
-        (replace(DONE, rows=(HALF,)), NO_HISTORY, "partial", f"{OTHER}, then {INGEST} or `ursa waive {REC}`."),
-        (NEW, after(PASSING), "failed", f"{RETRY}."),
-        (NEW, after(replace(DAMAGED, fingerprint="2-100-4")), "failed", f"{RETRY}."),
-        (Standing(REC, **USB_AWAY), after(DAMAGED), "failed", f"Mount usb, then {RETRY}."),
-        (NEW, SET_ASIDE, "quarantined", f"Mend it, then {RETRY}."),
-        (NEW, History(REC, waived=Mark(REC, "waived", "a test")), "waived", "Nothing."),
-        (replace(DONE, stored=False), History(REC, waived=Mark(REC, "waived", "a test")), "waived", "Nothing."),
-        (DONE, NO_HISTORY, "registered", "Nothing."),
-    ],
-)
+STEPS: list[tuple[Standing, History, str, str]] = [
+    (NEW, NO_HISTORY, "waiting", f"{INGEST}."),
+    (replace(NEW, on_sources=(COPIED,)), NO_HISTORY, "waiting", f"Wait until it is whole on usb, then {INGEST}."),
+    (replace(NEW, on_sources=(REFUSED,)), NO_HISTORY, "waiting", f"Mend the directory, then {INGEST}."),
+    (STORED, NO_HISTORY, "waiting", f"{INGEST}."),
+    (replace(STORED, unknown_on=USB_AWAY), NO_HISTORY, "waiting", f"Mount usb, then {INGEST}."),
+    (Standing(REC, marked=True), NO_HISTORY, "waiting", f"Bring the drive that has it, then {INGEST}."),
+    (NOWHERE, NO_HISTORY, "unknown", "Mount the drive that has it, or check the id."),
+    (replace(NOWHERE, unknown_on=USB_AWAY), NO_HISTORY, "unknown", "Mount usb, or check the id."),
+    (replace(DONE, stored=False), NO_HISTORY, "lost", f"{INGEST} sends the copy on nas."),
+    (replace(DONE, stored=False, on_sources=(), unknown_on=USB_AWAY), NO_HISTORY, "lost", f"Mount usb, then {INGEST}."),
+    (replace(DONE, stored=False, on_sources=()), NO_HISTORY, "lost", f"{FIND}, then {INGEST}."),
+    (replace(DONE, stored=False), SET_ASIDE, "lost", f"{RETRY} sends the copy on nas."),
+    (NOWHERE, History(REC, registered_at=5.0), "lost", f"{FIND}, then {INGEST}."),
+    (TWICE, NO_HISTORY, "contradiction", f"`ursa verify {REC}` tells which row the files are of."),
+    (UNMARKED, NO_HISTORY, "contradiction", f"{INGEST} writes the marker."),
+    (replace(UNMARKED, on_sources=()), NO_HISTORY, "contradiction", f"{VERIFY} settles it if every byte is right."),
+    (replace(DONE, rows=(HALF,)), NO_HISTORY, "partial", f"{OTHER}, then {INGEST}; or {WAIVE}."),
+    (NEW, after(PASSING), "failed", f"{RETRY}."),
+    (NEW, after(replace(DAMAGED, fingerprint="2-100-4")), "failed", f"{RETRY}."),
+    (Standing(REC, unknown_on=USB_AWAY), after(DAMAGED), "failed", f"Mount usb, then {RETRY}."),
+    (NEW, SET_ASIDE, "quarantined", f"Mend it, then {RETRY}."),
+    (DONE, History(REC, fingerprint="2-100-4", registered_at=5.0), "waiting", f"{BACKFILL}."),
+    (NEW, after(Mark(REC, "retried", at=9.0)), "waiting", f"{BACKFILL}."),
+    (replace(DONE, rows=(replace(ROW, bytes=9),), stored_bytes=8), NO_HISTORY, "lost", f"{NAMES} are gone."),
+    (NEW, History(REC, waived=Mark(REC, "waived", "a test")), "waived", "Nothing."),
+    (replace(DONE, stored=False), WAIVED, "lost", f"{INGEST} sends the copy on nas."),
+    (TWICE, WAIVED, "waived", "Nothing."),
+    (DONE, NO_HISTORY, "registered", "Nothing."),
+]
+
+
+@pytest.mark.parametrize(("standing", "history", "state", "step"), STEPS)
 def test_every_state_has_one_thing_to_do(standing: Standing, history: History, state: str, step: str):
     line = told(standing, history)
 
     assert (line.state, line.next_step) == (state, step)
+
+
+def test_every_command_that_is_proposed_can_be_typed():
+    proposed = {command for *_, step in STEPS for command in re.findall("`ursa (.+?)`", step)}
+
+    for command in proposed:
+        name, *arguments = shlex.split(command)
+        get_command(app).commands[name].make_context(name, arguments)  # type: ignore[attr-defined]
+    assert {command.split()[0] for command in proposed} == {"ingest", "retry", "backfill", "verify", "waive"}
+
+
+def test_a_reason_says_the_recording_its_directory_and_the_writer_once():
+    blocked = Sighted("nas", blocked="session.lock is present: the rig is still recording")
+    waited = Mark(REC, "waiting", f"{REC}: /mnt/nas/{REC}: {blocked.blocked}. Wait until the copy has finished.")
+
+    reason = told(Standing(REC, on_sources=(blocked,)), after(waited)).reason
+
+    assert reason == f"{blocked.blocked}. Wait until the copy has finished."
 
 
 @pytest.mark.parametrize(

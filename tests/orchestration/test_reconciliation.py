@@ -16,14 +16,17 @@ from tests.lab import Lab
 from tests.orchestration.launch import RECORDING, launch, values
 from tests.recordings_on_disk import manifest_of, set_age, write_recording
 from ursa_pipelines.errors import SourceUnavailable
-from ursa_pipelines.maintenance.reconciliation import look_again
+from ursa_pipelines.maintenance.reconciliation import Registered, Standing, look_again
 from ursa_pipelines.objects.keys import raw_key
 from ursa_pipelines.orchestration import rearrivals
 from ursa_pipelines.orchestration import reconciliation as module
+from ursa_pipelines.orchestration.cases import Case
 from ursa_pipelines.orchestration.definitions import build_definitions
+from ursa_pipelines.orchestration.outlook import look_ahead
+from ursa_pipelines.orchestration.reconciled import Tally
 from ursa_pipelines.orchestration.reconciliation import NIGHTLY_JOB, nightly_schedule, reconciliation
 from ursa_pipelines.orchestration.resources import UrsaResource
-from ursa_pipelines.orchestration.states import Mark, read_histories
+from ursa_pipelines.orchestration.states import History, Mark, read_histories
 from ursa_pipelines.profiles import load_profile
 
 OLD, FIRST, SECOND, THIRD, FOURTH, FIFTH = (f"rec_20260520_19562{digit}_b1dd" for digit in "012345")
@@ -237,7 +240,7 @@ def test_a_recording_in_a_run_is_left_to_it(desk: Desk, lab: Lab):
     assert (told["running"], told["arrivals"]) == (1, 0)
 
 
-def test_a_run_that_died_is_tried_again_and_counted(desk: Desk, lab: Lab):
+def test_fault_3_a_run_that_died_is_tried_again_and_counted(desk: Desk, lab: Lab):
     written(lab.nas, FIRST)
     desk.instance.add_dynamic_partitions("recordings", [FIRST])
     desk.asked_for()
@@ -435,3 +438,15 @@ def test_it_runs_every_night_with_the_catalog(lab: Lab):
     assert nightly_schedule(load_profile("r2-test")).default_status == dg.DefaultScheduleStatus.STOPPED
     selected = definitions.resolve_job_def(NIGHTLY_JOB).asset_layer.selected_asset_keys
     assert {key.to_user_string() for key in selected} == {"reconciliation", "catalog"}
+
+
+def test_a_waiver_does_not_hide_that_bytes_are_gone():
+    waived = History(FIRST, waived=Mark(FIRST, "waived", "a test"))
+    twice = (Registered("ab" * 32), Registered("cd" * 32))
+    tally = Tally(24.0)
+
+    for standing in (Standing(FIRST, rows=twice[:1]), Standing(SECOND, stored=True, marked=True, rows=twice)):
+        tally.count(Case(standing, waived, look_ahead(standing, waived)))
+
+    assert (list(tally.lost), list(tally.drifted)) == ([FIRST], [])
+    assert [line.state for line in tally.worst()] == ["lost"]

@@ -91,7 +91,7 @@ def test_materializing_again_sends_nothing_and_says_so(lab: Lab, instance: dg.Da
     assert lab.everything() == before
 
 
-def test_a_bad_recording_fails_the_run_and_alone_stays_unregistered(lab: Lab, instance: dg.DagsterInstance):
+def test_fault_8_a_bad_recording_fails_the_run_and_alone_stays_unregistered(lab: Lab, instance: dg.DagsterInstance):
     for rec_id in (GOOD, BAD, OTHER):
         write_recording(lab.nas, rec_id, files_of(rec_id), participant=NAME)
     damage(lab.nas / BAD)
@@ -282,7 +282,7 @@ def test_a_process_that_takes_over_in_the_middle_does_the_earlier_steps_again(la
     lab.check_invariants()
 
 
-def test_no_name_and_no_secret_reaches_what_dagster_stores(
+def test_fault_74_no_name_and_no_secret_reaches_what_dagster_stores(
     lab: Lab, store_state: Path, stored_instance: dg.DagsterInstance
 ):
     write_recording(lab.nas, GOOD, files_of(GOOD), participant=NAME, manifest={"participant": NAME})

@@ -188,7 +188,7 @@ def test_what_arrived_is_known_without_a_cursor(cursor: str, lab: Lab, instance:
     assert arrivals(second) == {}
 
 
-def test_events_that_a_daemon_stored_before_it_died_are_not_repeated(lab: Lab, instance: dg.DagsterInstance):
+def test_fault_4_events_that_a_daemon_stored_before_it_died_are_not_repeated(lab: Lab, instance: dg.DagsterInstance):
     write_recording(lab.nas, FIRST, FILES)
     write_recording(lab.nas, SECOND, FILES)
     before = tick(lab, instance)

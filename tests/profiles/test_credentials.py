@@ -64,7 +64,7 @@ def failure(timeout: float = 30) -> CredentialsUnavailable:
     return caught.value
 
 
-def test_a_role_is_opened_with_its_own_keys(op: OpMaker) -> None:
+def test_fault_82_a_role_is_opened_with_its_own_keys(op: OpMaker) -> None:
     op(WELL)
     credentials = source()
     assert credentials.credential("raw_ro") == Credential(f"R2-Testing-raw_ro-{KEY}", SECRET, None)
@@ -106,7 +106,7 @@ def test_a_slow_op_is_waited_for(op: OpMaker) -> None:
     assert source().credential("raw_rw").secret_access_key == SECRET
 
 
-def test_an_op_that_never_answers_is_given_up(op: OpMaker) -> None:
+def test_fault_84_an_op_that_never_answers_is_given_up(op: OpMaker) -> None:
     op(f"sys.stdout.write('{SECRET}'); sys.stdout.flush(); time.sleep(60)")
     begun = time.monotonic()
     error = failure(timeout=0.5)
@@ -131,7 +131,7 @@ def test_op_gets_no_terminal_to_ask_on(op: OpMaker) -> None:
         "[ERROR] 2026/05/20 19:56:28 connecting to desktop app: read: connection reset, make sure it is running",
     ],
 )
-def test_a_locked_op_is_told_apart(op: OpMaker, complaint: str) -> None:
+def test_fault_84_a_locked_op_is_told_apart(op: OpMaker, complaint: str) -> None:
     op(f"sys.exit({complaint!r} + ' {SECRET}')")
     error = failure()
     assert "locked or nobody is signed in" in str(error)
@@ -155,14 +155,14 @@ def test_an_item_that_does_not_exist_is_told_apart(op: OpMaker, complaint: str) 
     assert "Compare the reference" in error.remedy
 
 
-def test_a_missing_op_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_84_a_missing_op_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     error = failure()
     assert "not installed" in str(error)
     assert "Install the 1Password CLI" in error.remedy
 
 
-def test_an_op_in_the_working_directory_is_never_run(
+def test_fault_84_an_op_in_the_working_directory_is_never_run(
     op: OpMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = op(WELL)
@@ -207,14 +207,14 @@ def test_an_op_that_cannot_be_run_is_a_failure(op: OpMaker, tmp_path: Path) -> N
         KEY.encode() * 1000,
     ],
 )
-def test_an_output_that_is_no_key_is_refused(op: OpMaker, output: bytes) -> None:
+def test_fault_76_an_output_that_is_no_key_is_refused(op: OpMaker, output: bytes) -> None:
     op(f"sys.stdout.buffer.write({output!r})")
     error = failure()
     assert "no key" in str(error)
     assert "one line of text" in error.remedy
 
 
-def test_white_space_around_a_key_is_dropped(op: OpMaker) -> None:
+def test_fault_76_white_space_around_a_key_is_dropped(op: OpMaker) -> None:
     op(f"print(' {SECRET} ')")
     assert source().credential("raw_rw").secret_access_key == SECRET
 
@@ -254,7 +254,7 @@ def test_the_service_account_token_of_an_unattended_host_reaches_op(
     assert source().credential("raw_rw").access_key_id == "ops_token"
 
 
-def test_a_credential_is_not_shown_pickled_copied_or_turned_into_json(op: OpMaker) -> None:
+def test_fault_75_a_credential_is_not_shown_pickled_copied_or_turned_into_json(op: OpMaker) -> None:
     op(WELL)
     credentials = source()
     credential = credentials.credential("raw_rw")
@@ -267,7 +267,7 @@ def test_a_credential_is_not_shown_pickled_copied_or_turned_into_json(op: OpMake
                 way(held)
 
 
-def test_no_secret_reaches_the_environment_or_a_file(
+def test_fault_78_no_secret_reaches_the_environment_or_a_file(
     op: OpMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

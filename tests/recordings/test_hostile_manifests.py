@@ -349,6 +349,7 @@ HOSTILE = [
     ),
     *refused(34, "device_info: holds an unpaired surrogate", in_a_key=top(device_info={"\ud800": 1})),
     *refused(34, "files[0].note: holds an unpaired surrogate", in_an_unknown_field=entry(note="\udead")),
+    *refused(34, "manifest.json: ", in_a_key_at_the_top=top(**{"\ud800": 1})),
     *refused(34, "participant: ", surrogate_in_participant=top(participant="\ud83d")),
     *refused_paths(
         35,
@@ -434,6 +435,9 @@ HOSTILE = [
         node_manifests_in_other_case="_Node_Manifests/green.json",
         manifest_with_a_long_s="manife\u017ft.json",
         manifest_in_fullwidth="\uff4danifest.json",
+        below_a_directory_named_manifest="manifest.json/x",
+        below_a_directory_named_participant="Participant.txt/x",
+        below_a_directory_named_lock="session.lock/a/b",
     ),
     *refused_paths(
         21,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -245,6 +248,104 @@ def test_the_reader_knows_nothing_of_this_process(look, monkeypatch: pytest.Monk
     assert not reader.is_running()
 
 
+def test_a_reader_that_is_asked_nothing_for_a_while_is_ended(look):
+    probe = MediaProbe(idle=0.3)
+    look({"a/seg_0000.edf": media_files.edf()}, probe)
+    readers, deadline = list(map(psutil.Process, probe.pids)), time.monotonic() + 10
+
+    while any(map(psutil.Process.is_running, readers)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert not any(map(psutil.Process.is_running, readers))
+    assert probe.pids == []
+    assert look({"a/seg_0001.edf": media_files.edf()}, probe).facts["a/seg_0001.edf"].seconds == SECONDS
+    probe.close()
+
+
+def test_after_a_fork_the_child_asks_a_reader_of_its_own(look):
+    probe = MediaProbe()
+    look({"a/seg_0000.edf": media_files.edf()}, probe)
+    of_parent, (told, tell) = probe.pids, os.pipe()
+
+    child = os.fork()
+    if not child:
+        length = look({"a/seg_0000.edf": media_files.edf()}, probe).facts["a/seg_0000.edf"].seconds
+        os.write(tell, json.dumps([probe.pids, length]).encode())
+        probe.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+
+    of_child, length = json.loads(os.read(told, 1_000))
+    assert (len(of_child), length) == (1, SECONDS)
+    assert probe.pids == of_parent
+    assert set(of_child).isdisjoint(of_parent)
+    probe.close()
+    os.close(told)
+    os.close(tell)
+
+
+def test_a_sound_file_is_as_long_as_its_samples_whatever_else_its_header_says(look):
+    whole = media_files.wav(subtype="PCM_16")
+    wrong = {
+        f"{index}/a.wav": whole[:28] + rate.to_bytes(4, "little") + whole[32:] for index, rate in enumerate((0, 1))
+    }
+    wrong |= {f"cut_{path}": content[:-8_000] for path, content in wrong.items()}
+
+    found = look(wrong).facts
+
+    assert [found[path].seconds for path in wrong] == [SECONDS, SECONDS, SECONDS - 0.5, SECONDS - 0.5]
+
+
+def test_a_file_with_fewer_bytes_than_seconds_has_no_known_length(look):
+    clip = bytearray(media_files.mp4())
+    place = clip.find(b"mdhd") + 20
+    clip[place : place + 4] = b"\xff" * 4
+
+    facts = look({"camera/seg_0000.mp4": bytes(clip)}).facts["camera/seg_0000.mp4"]
+
+    assert (facts.seconds, facts.problem) == (None, "")
+
+
+FOLLOW = {
+    "numbers": (["a/seg_0000", "a/seg_0001", "a/seg_0002"], 6),
+    "two digits": (["a/17", "a/18"], 4),
+    "more digits": (["a/seg_9", "a/seg_10"], 4),
+    "side by side": (["a/left_0", "a/left_1", "a/right_0"], 4),
+    "one file": (["a/whatever"], 2),
+    "upper case": (["a/seg_00", "a/SEG_01"], 4),
+    "two workers": (["a/1/front", "b/2/back"], 2),
+}
+NOT_KNOWN = {
+    "a gap": ["a/seg_0000", "a/seg_0001", "a/seg_0009"],
+    "the same number": ["a/seg_1", "a/seg_01"],
+    "times": ["a/20260520T195628", "a/20260520T195728"],
+    "a name after it": ["a/0000_left", "a/0001_left"],
+    "hexadecimal": ["a/seg_000a", "a/seg_000b"],
+    "directories": ["a/0000/video", "a/0001/video"],
+    "which of two": ["a/mic1", "a/mic2"],
+    "a copy": ["a/seg_0000", "a/seg_0000 (1)"],
+    "a late one": ["a/left_0", "a/left_1", "a/right_1"],
+    "no number": ["a/front", "a/back"],
+}
+
+
+@pytest.mark.parametrize(("names", "seconds"), FOLLOW.values(), ids=FOLLOW)
+def test_segments_follow_one_another_where_their_names_leave_no_doubt(names: list[str], seconds: float):
+    assert MediaReport({f"{name}.wav": MediaFacts("wav", 2) for name in names}).ended_after == seconds
+
+
+@pytest.mark.parametrize("names", NOT_KNOWN.values(), ids=NOT_KNOWN)
+def test_a_length_is_not_guessed_from_names(names: list[str]):
+    assert MediaReport({f"{name}.wav": MediaFacts("wav", 2) for name in names}).ended_after is None
+
+
+def test_a_worker_with_media_that_cannot_be_looked_at_has_no_known_length(look):
+    paths = ("camera/seg_0000.mp4", "camera/seg_0001.mkv", "mic/seg_0000.wav", "notes/seg_0000.jsonl")
+
+    assert look(dict.fromkeys(paths[:2], media_files.mp4())).ended_after is None
+    assert look(dict.fromkeys(paths[2:], media_files.wav())).ended_after == SECONDS
+
+
 def test_segments_follow_one_another_and_other_names_run_beside_them():
     def report(**seconds: float | None) -> MediaReport:
         paths = {name.replace("__", "/").replace("_dot_", "."): value for name, value in seconds.items()}
@@ -257,4 +358,4 @@ def test_segments_follow_one_another_and_other_names_run_beside_them():
     assert report(a__seg_0_dot_mp4=2, b__seg_0_dot_mp4=3).ended_after == 3
     assert report(a__seg_0_dot_mp4=2, a__seg_1_dot_mp4=None).ended_after is None
     assert report(a__seg_0_dot_mp4=2, b__seg_0_dot_mp4=None).ended_after == 2
-    assert report(a__0_dot_mp4=366 * 86_400, a__1_dot_mp4=1).ended_after is None
+    assert report(a__00_dot_mp4=7 * 86_400, a__01_dot_mp4=1).ended_after is None

@@ -253,4 +253,6 @@ class Catalog:
             raw, _ = self.assets.get(key)
         except ObjectNotFound:
             return None
-        return parse_entry(raw, place=f"{self.assets.name}/{key}")
+        return parse_entry(
+            raw, place=f"{self.assets.name}/{key}", recording_hash=key.rpartition("/")[2].removesuffix(".json")
+        )

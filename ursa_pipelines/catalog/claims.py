@@ -11,6 +11,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from ursa_pipelines.catalog.entries import is_recording_hash
 from ursa_pipelines.catalog.tail import read_tail
 from ursa_pipelines.errors import CatalogError, ETagMismatch, ObjectExists, ObjectNotFound
 from ursa_pipelines.objects.store import Bucket, ObjectInfo
@@ -93,8 +94,8 @@ def _read(assets: Bucket, prefix: str, rec_id: str) -> tuple[dict[str, Any], Obj
     try:
         document = json.loads(raw)
         owner = document["recording_hash"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         owner = ""
-    if owner is not None and not (isinstance(owner, str) and owner):
+    if owner is not None and not (isinstance(owner, str) and is_recording_hash(owner)):
         raise CatalogError("the claim of the rec_id is damaged", place=f"{assets.name}/{key}")
     return document, info

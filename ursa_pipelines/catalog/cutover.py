@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Literal, TypeVar
 
+from ursa_pipelines import failpoints
 from ursa_pipelines.catalog import policies
 from ursa_pipelines.catalog.claims import claim, read_claim
 from ursa_pipelines.catalog.edits import carry_edit
@@ -154,6 +155,7 @@ def _move(assets: Bucket, prefix: str, op: str, writer: Writer, reason: str) -> 
     swapped = pointer.prefix != prefix
     if swapped:
         _swap(assets, prefix, op, writer, reason)
+        failpoints.reached("cutover.pointer_swapped")
     done = _finish(assets, writer, swapped=swapped)
     return replace(done, conflicts=(*before, *done.conflicts))
 
@@ -199,6 +201,7 @@ def _finish(assets: Bucket, writer: Writer, *, swapped: bool) -> CutOver:
         return CutOver(pointer.prefix, None, swapped)
     source, since = pointer.sweep.source, pointer.sweep.since
     outcomes = list(_sweep(assets, source, pointer.prefix, since - _MARGIN, writer))
+    failpoints.reached("cutover.swept")
     if not pointer.sweep.finished:
         complete = pointer.complete_until | _left_by_the_last_swap(pointer, info.modified)
         finished = pointer.sweep.model_copy(update={"finished": True})
@@ -208,6 +211,7 @@ def _finish(assets: Bucket, writer: Writer, *, swapped: bool) -> CutOver:
             now = read_pointer(assets)
             if (now.prefix, now.sweep) != (pointer.prefix, finished):
                 raise
+    failpoints.reached("cutover.finished")
     fold.fold(assets, pointer.prefix, by=writer.by)
     conflicts = tuple(one for one in outcomes if isinstance(one, Conflict))
     return CutOver(pointer.prefix, source, swapped, since, len(outcomes), outcomes.count(True), conflicts)

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from pydantic import Field, ValidationError
 
+from ursa_pipelines import failpoints
 from ursa_pipelines.catalog.entries import LogItem, Versioned, Writer, joined_logs, lineage
 from ursa_pipelines.catalog.pointer import CATALOG_VERSION, read_pointer, require_known_version
 from ursa_pipelines.catalog.retrying import LOST_RACES, retrying
@@ -163,6 +164,7 @@ def _write_under(
                 assets.replace(key, body, found[1])
             else:
                 assets.create(key, body)
+            failpoints.reached("participants.edit_written")
             return new
     raise AssertionError("tenacity re-raises the last error")
 

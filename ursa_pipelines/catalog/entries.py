@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ursa_pipelines.errors import (
     CatalogError,
@@ -23,6 +23,10 @@ ENTRY_VERSION = 1
 _CARRIED = ("rebuild", "sweep")
 """Writes that carry an entry from one prefix to another: they say nothing new about the recording."""
 _L = TypeVar("_L", bound="LogItem")
+
+Seq = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""The number of a write, as a column of the tables can hold it."""
+
 _HASH = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
@@ -36,7 +40,7 @@ class LogItem(BaseModel):
     by: str
     run_id: str | None = None
     at: UtcTime
-    seq: int
+    seq: Seq
 
 
 class Versioned(BaseModel):
@@ -48,12 +52,22 @@ class Versioned(BaseModel):
 class Entry(Versioned):
     """The document `<prefix>/entries/<hh>/<recording_hash>.json`: the truth about one recording."""
 
-    seq: int
+    seq: Seq
     recording: RecordingRow
     modalities: list[ModalityRow] = Field(default_factory=list)
     participants: list[ParticipantRow] = Field(default_factory=list)
     months: list[str] = Field(default_factory=list)
     log: list[LogItem] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Entry:
+        if any(row.recording_hash != self.recording.recording_hash for row in self.modalities):
+            raise ValueError("its rows are of different recordings")
+        if self.log and self.seq != self.log[-1].seq:
+            raise ValueError("its seq is not that of the last write in its log")
+        if not isinstance(self.recording.rec_id, str | None):
+            raise ValueError("its manifest_recording_id is no text")
+        return self
 
     @property
     def rows(self) -> Rows:
@@ -68,36 +82,43 @@ class Writer:
     run_id: str | None = None
 
 
+def is_recording_hash(text: str) -> bool:
+    """Whether an entry can have this hash."""
+    return _HASH.fullmatch(text) is not None
+
+
 def entry_key(prefix: str, recording_hash: str) -> str:
     return f"{prefix}/entries/{recording_hash[:2]}/{recording_hash}.json"
 
 
 def read_entry(assets: Bucket, prefix: str, recording_hash: str) -> tuple[Entry, str] | None:
     """(entry, ETag), or None. Raises `CatalogError` for a damaged entry and `CatalogVersionUnknown`."""
-    if not _HASH.fullmatch(recording_hash):
+    if not is_recording_hash(recording_hash):
         return None
     key = entry_key(prefix, recording_hash)
     try:
         raw, info = assets.get(key)
     except ObjectNotFound:
         return None
-    return parse_entry(raw, place=f"{assets.name}/{key}"), info.etag
+    return parse_entry(raw, place=f"{assets.name}/{key}", recording_hash=recording_hash), info.etag
 
 
-def parse_entry(raw: bytes, *, place: str) -> Entry:
-    """The entry in `raw`. Raises `CatalogError` if it is damaged, `CatalogVersionUnknown` if it is too new."""
+def parse_entry(raw: bytes, *, place: str, recording_hash: str | None = None) -> Entry:
+    """The entry in `raw`, which must be of the recording by whose hash its key was made, if that is given.
+
+    Raises `CatalogError` if it is damaged, `CatalogVersionUnknown` if it is too new.
+    """
     try:
         # First, since another version may have another shape.
         version = Versioned.model_validate_json(raw).version
         if version != ENTRY_VERSION:
             raise CatalogVersionUnknown(f"it has the unknown version {version}", place=place)
-        return Entry.model_validate_json(raw)
+        entry = Entry.model_validate_json(raw)
     except ValidationError as error:
-        raise CatalogError(
-            f"the entry is damaged: {error.errors()[0]['msg']}",
-            place=place,
-            remedy="Keep a copy of it, then register the recording again from its bytes.",
-        ) from None
+        raise _damaged(error.errors()[0]["msg"], place) from None
+    if recording_hash not in {None, entry.recording.recording_hash}:
+        raise _damaged("it is of another recording than its key says", place)
+    return entry
 
 
 def lineage(log: Iterable[LogItem]) -> set[str]:
@@ -115,3 +136,11 @@ def joined_logs(log: Sequence[_L], other: Iterable[_L]) -> list[_L]:
         if item.txn not in known:
             joined.append(item.model_copy(update={"seq": joined[-1].seq + 1 if joined else 1}))
     return joined
+
+
+def _damaged(how: str, place: str) -> CatalogError:
+    return CatalogError(
+        f"the entry is damaged: {how}",
+        place=place,
+        remedy="Keep a copy of it, then register the recording again from its bytes.",
+    )

@@ -24,12 +24,17 @@ from ursa_pipelines.errors import (
 )
 from ursa_pipelines.objects.keys import ACTIVE_POINTER
 from ursa_pipelines.objects.store import Bucket, ObjectInfo
+from ursa_pipelines.recordings.layout import shown
 from ursa_pipelines.recordings.manifest import UtcTime
 
 DEFAULT_PREFIX = "ursa/catalog"
 CATALOG_VERSION = 1
 
+_NO_CATALOG = "there is no catalog under this prefix"
+_FIND_CATALOG = "Run `ursa doctor`: it tells which prefix has one, to be named in its place."
 _PREFIX = re.compile(r"ursa/[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+_PREFIX_LIMIT = 200
+"""In bytes: with what stands behind it a key has at most 1,024."""
 
 
 class _Versioned(BaseModel):
@@ -105,14 +110,19 @@ def swap_pointer(assets: Bucket, pointer: Pointer, etag: str) -> None:
 
 def require_prefix(prefix: str, *, place: str | None = None) -> None:
     """Raises `CatalogPointerInvalid` unless a catalog may lie below this prefix."""
-    if not _PREFIX.fullmatch(prefix) or {".", ".."} & set(prefix.split("/")):
+    is_one = len(prefix) <= _PREFIX_LIMIT and _PREFIX.fullmatch(prefix)
+    if not is_one or {".", ".."} & set(prefix.split("/")):
         remedy = None if place else "Name a prefix such as ursa/catalog-2026-11."
-        raise CatalogPointerInvalid(f"{prefix!r} is no prefix below ursa/ in this bucket", place=place, remedy=remedy)
+        told = f"{shown(prefix)!r} is no prefix below ursa/ in this bucket"
+        raise CatalogPointerInvalid(told, place=place, remedy=remedy)
 
 
 def require_known_version(assets: Bucket, prefix: str) -> None:
     """Raises unless `<prefix>/CATALOG.json` is there and of this version; asked before the first write."""
-    _read(assets, f"{prefix}/CATALOG.json", CatalogDocument, "there is no catalog under this prefix")
+    try:
+        _read(assets, f"{prefix}/CATALOG.json", CatalogDocument, _NO_CATALOG)
+    except CatalogNotInitialized as error:
+        raise CatalogNotInitialized(error.problem, place=error.place, remedy=_FIND_CATALOG) from None
 
 
 def init_catalog(assets: Bucket, *, by: str, prefix: str = DEFAULT_PREFIX) -> Pointer:

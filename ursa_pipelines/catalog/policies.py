@@ -134,7 +134,9 @@ def _added(existing: Rows, new: Rows) -> Rows:
     after = new.recording if grown else keep_corrections(before, new.recording)
     start, end = min(before.start_time, after.start_time), _latest(before, after)
     if not unseen_nodes and not (grown and start == after.start_time and end == after.ended_at):
-        _require_equal(before, after, CatalogRowExists, ignoring={"participant_ids", "device_info"})
+        has_no_end = before.ended_at is None and not before.duration
+        added = {"participant_ids", "device_info"} | ({"ended_at", "duration"} if has_no_end else set())
+        _require_equal(before, after, CatalogRowExists, ignoring=added)
     device_info = dict(before.device_info or {})
     for key, value in (after.device_info or {}).items():
         if device_info.setdefault(key, value) != value:

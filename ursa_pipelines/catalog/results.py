@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import InitVar, dataclass, field, replace
 from datetime import timedelta
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex, overload
+
+from rich.filesize import decimal
 
 from ursa_pipelines.errors import ResultUnbound
 from ursa_pipelines.recordings.rows import ModalityRow, RecordingRow
@@ -52,6 +55,11 @@ class QueryResult:
 
     recording: RecordingRow
     modalities: dict[str, ModalityRow] = field(default_factory=dict)
+    _deliverer: InitVar[Deliverer | None] = None
+
+    def __post_init__(self, _deliverer: Deliverer | None) -> None:
+        if _deliverer is not None:
+            self._delivered_by(_deliverer)
 
     @property
     def recording_hash(self) -> str:
@@ -74,6 +82,16 @@ class QueryResult:
     def __repr__(self) -> str:
         name, start, _, _, modalities, *_ = cells_of(self)
         return f"QueryResult({name}, {start}, {modalities or 'no modalities'})"
+
+    def __copy__(self) -> QueryResult:
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> QueryResult:
+        return replace(self, recording=deepcopy(self.recording, memo), modalities=deepcopy(self.modalities, memo))
+
+    def _delivered_by(self, deliverer: Deliverer) -> None:
+        # No field of the row: it is neither compared, shown, put into dictionaries nor pickled.
+        object.__setattr__(self, _DELIVERER, deliverer)
 
     def __getstate__(self) -> dict[str, Any]:
         # What delivers it holds connections and credentials, which stay in this process.
@@ -104,8 +122,7 @@ class QueryResultList(list[QueryResult]):
     def delivered_by(self, deliverer: Deliverer) -> QueryResultList:
         """These results, whose `download` and `get` ask this one."""
         for result in self:
-            # No field of the row: it is neither compared, shown, copied into dictionaries nor pickled.
-            object.__setattr__(result, _DELIVERER, deliverer)
+            result._delivered_by(deliverer)
         return self
 
     @overload
@@ -168,7 +185,7 @@ class QueryResultList(list[QueryResult]):
         """How much it is, such as `2 recordings, 3.0 hours, 3.0 MB`."""
         length = sum((result.recording.duration for result in self), timedelta(0))
         noun = "recording" if len(self) == 1 else "recordings"
-        return f"{len(self):,} {noun}, {length / timedelta(hours=1):,.1f} hours, {_readable(sum(map(_bytes, self)))}"
+        return f"{len(self):,} {noun}, {length / timedelta(hours=1):,.1f} hours, {decimal(sum(map(_bytes, self)))}"
 
     def _below(self) -> list[str]:
         more = [f"\u2026 and {len(self) - _ROWS_SHOWN:,} more"] if len(self) > _ROWS_SHOWN else []
@@ -198,7 +215,7 @@ def cells_of(result: QueryResult) -> list[str]:
         _clock(flat["duration"]),
         ", ".join(flat["participant_ids"]),
         ", ".join(flat["modalities"]),
-        _readable(flat["bytes"]),
+        decimal(flat["bytes"]),
         flat["ingestion_status"] or "",
     )
     return [_printable(cell) for cell in cells]
@@ -219,12 +236,6 @@ def _clock(duration: timedelta) -> str:
 
 def _bytes(result: QueryResult) -> int:
     return sum(row.bytes for row in result.modalities.values())
-
-
-def _readable(size: int) -> str:
-    from rich.filesize import decimal
-
-    return decimal(size)
 
 
 def _flat(result: QueryResult) -> dict[str, Any]:

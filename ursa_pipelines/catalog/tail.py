@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
+from ursa_pipelines import failpoints
+from ursa_pipelines.catalog.entries import is_recording_hash
 from ursa_pipelines.errors import CatalogError, ObjectExists, ObjectNotFound
 from ursa_pipelines.objects.store import Bucket, ObjectInfo
 
@@ -64,6 +66,7 @@ def _create(assets: Bucket, key: str, body: bytes) -> str:
     # One that exists is our own, of which the answer was lost.
     with suppress(ObjectExists):
         assets.create(key, body)
+    failpoints.reached("register.marked")
     return key
 
 
@@ -74,8 +77,11 @@ def _parsed(assets: Bucket, info: ObjectInfo) -> Mark | None:
     if name != _BATCH or info.size == 0:
         return Mark(info.key, (name,), txn, info.modified)
     try:
-        return Mark(info.key, tuple(map(str, json.loads(assets.get(info.key)[0]))), txn, info.modified)
+        names = json.loads(assets.get(info.key)[0])
+        if not isinstance(names, list) or not all(isinstance(one, str) and is_recording_hash(one) for one in names):
+            raise ValueError("these are no names")
+        return Mark(info.key, tuple(names), txn, info.modified)
     except ObjectNotFound:
         return None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise CatalogError("the mark is damaged", place=f"{assets.name}/{info.key}") from None

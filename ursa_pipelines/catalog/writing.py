@@ -27,14 +27,16 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Literal, TypeVar
 
+from ursa_pipelines import failpoints
 from ursa_pipelines.catalog import policies
-from ursa_pipelines.catalog.claims import claim, read_claim
+from ursa_pipelines.catalog.claims import claim, claim_key, read_claim
 from ursa_pipelines.catalog.entries import Entry, LogItem, Writer, entry_key, joined_logs, lineage, read_entry
 from ursa_pipelines.catalog.pointer import Pointer, read_pointer, require_known_version
 from ursa_pipelines.catalog.retrying import LOST_RACES, retrying
 from ursa_pipelines.catalog.tail import mark, mark_batch
 from ursa_pipelines.errors import (
     CatalogConflict,
+    CatalogError,
     ETagMismatch,
     ObjectExists,
     RecordingConflict,
@@ -115,6 +117,7 @@ def write_entries(
         marked = pool.submit(mark_batch, assets, prefix, list(writes), txn)
         claims = [pool.submit(_unless_refused, write.claim_in_batch) for write in writes.values()]
         marked.result()
+        failpoints.reached("register.batch_marked")
 
         def finish(write: _Write, claimed: Future[UrsaError | None]) -> Registration | UrsaError:
             refused = claimed.result()
@@ -254,8 +257,17 @@ class _Write:
                 return self._look()
             known.result()
             self._known_version = True
+            own = found.result()
             if owner is None or owner == self.recording_hash:
-                return found.result()
+                return own
+            if own is not None and own[0].recording.rec_id == change.rec_id:
+                # Else there would be a second row of it, under the hash that the claim has come to name.
+                raise CatalogError(
+                    f"its claim names {owner}, but it is registered as {self.recording_hash}",
+                    recording=change.rec_id,
+                    place=f"{self._assets.name}/{claim_key(self.prefix, change.rec_id or '')}",
+                    remedy="The claim is damaged: put the hash back that the recording is registered as.",
+                )
         self.recording_hash = owner
         return read_entry(self._assets, self.prefix, owner)
 
@@ -299,6 +311,7 @@ class _Write:
         except StoreDenied:
             self.may_have_written = before
             raise
+        failpoints.reached("register.entry_written")
         return Registration(entry, "changed" if current else "created")
 
     def _announce(self) -> None:
@@ -322,6 +335,7 @@ class _Write:
             self.recording_hash, self._announced_at = self._hash_of(owner), None
             raise ETagMismatch("the rec_id belongs to another recording_hash", recording=self.change.rec_id)
         self._announced_at = _now()
+        failpoints.reached("register.claimed")
 
     def _claim(self) -> tuple[str, bool]:
         if self.change.rec_id is None:

@@ -99,7 +99,10 @@ def history(
     """Show what has happened to a recording: arrivals, registrations, failures, decisions; when, by whom and why."""
     from ursa_pipelines.orchestration.decisions import audit
     from ursa_pipelines.orchestration.instance import open_instance
+    from ursa_pipelines.recordings.identity import is_rec_id
 
+    if not is_rec_id(rec_id):
+        raise typer.BadParameter(f"{rec_id!r} is no recording id rec_<YYYYMMDD>_<HHMMSS>_<hex>")
     data = open_data(profile, config)
     with open_instance(data.profile) as instance:
         happened = audit(data, instance, rec_id)

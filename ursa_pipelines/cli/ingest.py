@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ursa_pipelines.cli.answers import print_answer
 from ursa_pipelines.cli.failures import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_REFUSED, Interrupted, failure_of
-from ursa_pipelines.cli.options import AsJson, Config, Profile, Yes, confirm, open_data
+from ursa_pipelines.cli.options import AsJson, Config, Profile, Yes, confirm, open_data, tell_of_version
 
 if TYPE_CHECKING:
     from ursa_pipelines.cli.plans import Planned
     from ursa_pipelines.errors import UrsaError
     from ursa_pipelines.ingest.batch import BatchItem
     from ursa_pipelines.ingest.plan import IngestPlan
-    from ursa_pipelines.ingest.plan_file import Drift, PlanFile
+    from ursa_pipelines.ingest.plan_file import Drift
     from ursa_pipelines.interface import DataInterface
 
 app = typer.Typer(help="Attached to `ursa`.")
@@ -49,13 +49,11 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what `ursa ingest` would do, and write nothing. Of segments only the headers of media files are read."""
-    from ursa_pipelines.recordings.identity import is_rec_id
-
     data = open_data(profile, config)
+    tell_of_version(data)
     planned = _planned(data, what or (), overwrite=overwrite, allow_partial=allow_partial)
     if out:
-        known = [one for one in planned.plans if is_rec_id(one.rec_id)]
-        _write(data.plan_file(known, overwrite=overwrite, allow_partial=allow_partial), out)
+        _write(planned, out)
     if as_json:
         planned.answer(plan_file=str(out) if out else None)
     else:
@@ -79,23 +77,21 @@ def apply(
 ) -> None:
     """Ingest what a plan says, or nothing if source, bucket or catalog are no longer as they were then."""
     from ursa_pipelines.cli.plans import Planned
-    from ursa_pipelines.ingest.plan import targets_of
-    from ursa_pipelines.ingest.plan_file import drift, read_plan, require_same_place
-    from ursa_pipelines.profiles.profile import SHIPPED
+    from ursa_pipelines.ingest.plan_file import drift, read_plan
 
     before = read_plan(file)
-    named = profile or (before.profile if not config and before.profile in SHIPPED else None)
-    data = open_data(named, config)
-    overwrite, allow_partial = before.overwrite, before.allow_partial
-    require_same_place(before, data.plan_file((), overwrite=overwrite, allow_partial=allow_partial))
-    targets = targets_of(before.to_ingest)
-    with _looking(targets.directories) as on_planned:
-        plans = data.plan_many(targets, overwrite=overwrite, allow_partial=allow_partial, on_planned=on_planned)
-    found = drift(before, data.plan_file(plans, overwrite=overwrite, allow_partial=allow_partial))
-    if found:
-        _refuse_for(found, file, as_json=as_json)
-    planned = Planned(data, plans, overwrite=overwrite, allow_partial=allow_partial)
-    _ingest(planned, dry_run=dry_run, yes=yes, as_json=as_json)
+    data = open_data(profile, config)
+
+    def look_again() -> list[IngestPlan]:
+        with _looking(before.to_ingest) as on_planned:
+            now = data.plan_again(before, on_planned=on_planned)
+        if found := drift(before, now):
+            _refuse_for(found, file, as_json=as_json)
+        return now.recordings
+
+    plans = [*look_again(), *before.left_out]
+    planned = Planned(data, plans, before.unavailable, before.overwrite, before.allow_partial)
+    _ingest(planned, dry_run=dry_run, yes=yes, as_json=as_json, look_again=look_again)
 
 
 @app.command(rich_help_panel="Ingest")
@@ -141,7 +137,7 @@ def _looking(at: Sized) -> Iterator[Callable[[IngestPlan], None]]:
         yield lambda plan: tell(next(numbers), len(at))
 
 
-def _write(plan: PlanFile, path: Path) -> None:
+def _write(planned: Planned, path: Path) -> None:
     """Writes the plan; what stands there is replaced only if it is one, too."""
     from ursa_pipelines.errors import PlanInvalid
     from ursa_pipelines.ingest.plan_file import read_plan, write_plan
@@ -153,7 +149,13 @@ def _write(plan: PlanFile, path: Path) -> None:
             raise PlanInvalid(
                 "something else than a plan is there, and stays", place=str(path), remedy="Name another file."
             ) from None
-    write_plan(plan, path)
+    plan = planned.data.plan_file(
+        planned.plans,
+        overwrite=planned.overwrite,
+        allow_partial=planned.allow_partial,
+        unavailable=planned.unavailable,
+    )
+    write_plan(plan, path, sources=[source.path for source in planned.data.profile.sources])
 
 
 def _refuse_for(found: Sequence[Drift], file: Path, *, as_json: bool) -> None:
@@ -172,15 +174,23 @@ def _refuse_for(found: Sequence[Drift], file: Path, *, as_json: bool) -> None:
     raise error
 
 
-def _ingest(planned: Planned, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+def _ingest(
+    planned: Planned,
+    *,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    look_again: Callable[[], Sequence[IngestPlan]] | None = None,
+) -> None:
+    """Shows, asks and does it. `look_again` refuses what is no longer as planned once the question is answered."""
     from ursa_pipelines.cli.printing import console
     from ursa_pipelines.cli.progress import errors
 
     data, to_ingest = planned.data, planned.to_ingest
     if not as_json:
-        planned.show(console, asks=not (yes or dry_run))
+        planned.show(console)
     elif to_ingest and not (yes or dry_run):
-        planned.show(errors, asks=True)
+        planned.show(errors)
     if dry_run:
         if as_json:
             planned.answer()
@@ -189,14 +199,16 @@ def _ingest(planned: Planned, *, dry_run: bool, yes: bool, as_json: bool) -> Non
     if to_ingest:
         counted = f"{len(to_ingest):,} recording{'' if len(to_ingest) == 1 else 's'}"
         confirm(data, f"Ingest {counted} into {data.profile.buckets.raw}?", yes)
+        if look_again is not None and not (yes and data.profile.family != "production"):
+            look_again()
         data.enable_writes(roles=("assets_rw", "raw_rw"))
-        items = _watched(planned, as_json=as_json)
+        items = _watched(planned, as_json=as_json, as_planned=look_again is not None)
     exit_code = planned.exit_code or (EXIT_FAILED if any(item.status != "OK" for item in items) else 0)
     _answer(planned, items, exit_code, as_json=as_json)
     raise typer.Exit(exit_code)
 
 
-def _watched(planned: Planned, *, as_json: bool) -> list[BatchItem]:
+def _watched(planned: Planned, *, as_json: bool, as_planned: bool) -> list[BatchItem]:
     """Ingests and shows how that gets on. An interrupt tells what has ended by then."""
     from ursa_pipelines.cli.plans import expected_of
     from ursa_pipelines.cli.printing import console
@@ -216,15 +228,18 @@ def _watched(planned: Planned, *, as_json: bool) -> list[BatchItem]:
                 plans,
                 overwrite=planned.overwrite,
                 allow_partial=planned.allow_partial,
+                as_planned=as_planned,
                 progress=tally.tell,
                 on_ended=end,
             )
     except KeyboardInterrupt:
         came = {item.rec_id: item for item in list(tally.ended) if not _was_stopped(item)}
         ended = [came[plan.rec_id] for plan in plans if plan.rec_id in came]
-        registered = sum(item.status == "OK" for item in ended)
-        interrupted = Interrupted(f"{registered:,} registered, {len(plans) - registered:,} not done")
-        _answer(planned, ended, EXIT_INTERRUPTED, as_json=as_json, interrupted=interrupted)
+        registered, failed = (sum(item.status == status for item in ended) for status in ("OK", "FAIL"))
+        told = [f"{registered:,} registered", *([f"{failed:,} failed"] if failed else [])]
+        interrupted = Interrupted(f"{', '.join(told)}, {len(plans) - registered - failed:,} not done")
+        sent = {"bytes_sent": tally.sent}
+        _answer(planned, ended, EXIT_INTERRUPTED, as_json=as_json, interrupted=interrupted, more=sent)
         raise interrupted from None
 
 
@@ -235,6 +250,7 @@ def _answer(
     *,
     as_json: bool,
     interrupted: Interrupted | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """What came of it: the recordings that were ingested, and those that the plan had left alone."""
     from ursa_pipelines.cli.plans import item_of
@@ -244,7 +260,8 @@ def _answer(
     if as_json:
         everything = [came.get(plan.rec_id) or item_of(plan) for plan in planned.plans]
         counts = {status: sum(item.status == status for item in everything) for status in ("OK", "FAIL", "SKIP")}
-        summary = planned.summary() | counts | {"bytes_sent": sum(item.bytes_uploaded for item in everything)}
+        sent = {"bytes_sent": sum(item.bytes_uploaded for item in everything)}
+        summary = {**planned.summary(), **counts, **sent, **(more or {})}
         error = failure_of(interrupted).as_error() if interrupted else None
         rows = ({"status": item.status, **asdict(item)} for item in everything)
         print_answer(rows, summary=summary, exit_code=exit_code, error=error)

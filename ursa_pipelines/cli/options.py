@@ -35,6 +35,27 @@ def open_data(profile: str | None, config: Path | None) -> DataInterface:
     return data
 
 
+def tell_of_version(data: DataInterface) -> None:
+    """Says on stderr if a newer version made the catalog, which is then read and never written.
+
+    Raises `CatalogNotInitialized` if the pointer leads to none.
+    """
+    from ursa_pipelines.catalog.pointer import require_known_version
+    from ursa_pipelines.errors import CatalogVersionUnknown
+
+    try:
+        require_known_version(data.catalog.assets, data.catalog.prefix)
+    except CatalogVersionUnknown as error:
+        typer.secho(f"{error} Until then it is only read.", err=True, fg=typer.colors.YELLOW)
+
+
+def told_place(data: DataInterface) -> str:
+    """Where a command writes, so that nobody takes the store of a laptop for production."""
+    if data.profile.store == "embedded":
+        return f"the store of this machine, {data.state}; production is --profile r2"
+    return f"{data.profile.family}, bucket {data.profile.buckets.raw}"
+
+
 def confirm(data: DataInterface, question: str, yes: bool, *, marks_buckets: bool = False) -> None:
     """Asks before a write; the raw bucket's name must be typed, whatever `--yes` says, against production, and where
     buckets are marked as a profile's: a profile that names the wrong one must not mark it.
@@ -53,7 +74,7 @@ def confirm(data: DataInterface, question: str, yes: bool, *, marks_buckets: boo
     elif not yes:
         if not on_terminal:
             raise typer.BadParameter("say --yes when not on a terminal")
-        if not typer.confirm(question, err=True):
+        if not typer.confirm(f"{question.removesuffix('?')} (profile {data.profile.name})?", err=True):
             raise NotConfirmed("it was not confirmed, so nothing was done")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 
 from ursa_pipelines.cli.answers import print_answer
-from ursa_pipelines.cli.options import EXIT_FAILED
+from ursa_pipelines.cli.options import EXIT_FAILED, told_place
 from ursa_pipelines.cli.printing import console
 from ursa_pipelines.cli.progress import Expected, counted_noun, say, told_seconds
 from ursa_pipelines.cli.tables import notes_about, show_below, show_columns, told_path
@@ -29,7 +30,8 @@ _WORDS = {
     "waits": "[yellow]waits[/]",
     "refused": "[red]refused[/]",
 }
-_MOST_WITH_NOTHING_TO_DO = 40
+_MOST_ROWS: dict[str, int] = {"ingest": 40, "nothing": 40, "waits": 200, "refused": 200}
+_MOST_LINES = 200
 
 
 @dataclass(frozen=True)
@@ -70,22 +72,29 @@ class Planned:
         items = (asdict(plan) for plan in self.plans)
         print_answer(items, summary=self.summary() | more, exit_code=self.exit_code)
 
-    def show(self, on: Console = console, *, asks: bool = False) -> None:
-        """Prints the table and the lines below it. `asks` if a question follows, which names the bucket."""
+    def show(self, on: Console = console) -> None:
+        """Prints the table and the lines below it."""
         self._show_table(on)
         held = [(_WORDS[plan.action], plan.reason) for plan in self.plans if plan.reason]
         notes = [row for plan in self.plans for row in notes_about(plan.rec_id, "[cyan]note[/]", plan.notes)]
         sources = [("[red]source[/]", f"{name} is not read: {why}") for name, why in self.unavailable.items()]
-        show_below([*held, *notes, *sources], on)
+        below = [*sources, *held, *notes]
+        show_below(below[:_MOST_LINES], on)
+        if len(below) > _MOST_LINES:
+            say(on, f"and {len(below) - _MOST_LINES:,} more lines like these; --json tells all")
         for told in self._told():
             say(on, told)
         if self.to_ingest:
-            self._tell_of_announcing(on, asks)
+            self._tell_of_announcing(on)
 
     def _show_table(self, on: Console) -> None:
-        rows = [plan for plan in self.plans if plan.action != "nothing"]
-        if len(self.plans) - len(rows) <= _MOST_WITH_NOTHING_TO_DO:
-            rows = list(self.plans)
+        counts = Counter(plan.action for plan in self.plans)
+        left = _MOST_ROWS | ({"nothing": 0} if counts["nothing"] > _MOST_ROWS["nothing"] else {})
+        rows = []
+        for plan in self.plans:
+            left[plan.action] -= 1
+            if left[plan.action] >= 0:
+                rows.append(plan)
         columns = {
             "recording": [escape(plan.rec_id) for plan in rows],
             "path": [told_path(plan.path) for plan in rows],
@@ -98,9 +107,13 @@ class Planned:
         if rows:
             right = {"files", "bytes", "to send"}
             show_columns("Plan", columns, right=right, drop=["bytes", "path", "files", "node", "to send"], on=on)
+        for action, word in (("ingest", "to ingest"), ("waits", "waiting"), ("refused", "refused")):
+            if left[action] < 0:
+                say(on, f"and {-left[action]:,} more {word}; --json tells all")
 
     def _told(self) -> Iterator[str]:
-        counts = {action: sum(plan.action == action for plan in self.plans) for action in _WORDS}
+        yield f"Profile {self.data.profile.name}: {told_place(self.data)}."
+        counts = Counter(plan.action for plan in self.plans)
         others = (
             (counts["nothing"], "already registered"),
             (counts["waits"], "waiting"),
@@ -115,6 +128,10 @@ class Planned:
         yield f"{counted_noun(len(self.to_ingest), 'recording')} to ingest: {counted_noun(files, 'file')}, {sent}."
         if rest:
             yield f"Left alone: {rest}."
+        if self.overwrite:
+            yield "Catalog rows that differ are replaced (--overwrite)."
+        if self.allow_partial:
+            yield "Recordings are taken although files are missing (--allow-partial)."
 
     def _told_estimate(self) -> str:
         estimate = self.data.estimate(self.to_ingest)
@@ -126,10 +143,8 @@ class Planned:
         seconds = (estimate.until - estimate.start).total_seconds()
         return f"about {told_seconds(seconds)} at {rate}, until {_clock(estimate)}"
 
-    def _tell_of_announcing(self, on: Console, asks: bool) -> None:
+    def _tell_of_announcing(self, on: Console) -> None:
         profile = self.data.profile
-        if profile.family == "production" and not asks:
-            say(on, f"[bold]Production:[/] it would go into the bucket {profile.buckets.raw}.", markup=True)
         if text := self.data.needs_announcement(self.to_ingest):
             say(on, "[bold]Announce it first, as no webhook does it.[/] You may post:", markup=True)
             say(on, text)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -18,7 +20,10 @@ _WIDTH_ELSEWHERE = 240
 
 
 class _Printed(Console):
-    """Standard output. Away from a terminal there is room: what a program or a file gets is not cut at 80 columns."""
+    """Away from a terminal there is room: what a program or a file gets is not cut at 80 columns.
+
+    What nobody reads any more, such as behind `| head`, is not printed; the work goes on.
+    """
 
     @property
     def size(self) -> ConsoleDimensions:
@@ -28,8 +33,13 @@ class _Printed(Console):
     def size(self, new_size: tuple[int, int]) -> None:
         self._width, self._height = new_size
 
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), self.file.fileno())
 
-console = _Printed()
+
+console, errors = _Printed(), _Printed(stderr=True)
 
 
 def new_table(title: str | None, *columns: str) -> Table:
@@ -85,7 +95,6 @@ def counted(what: str) -> Iterator[Callable[[int, int | None], None]]:
     """Shows on a terminal how far something has come, of how many where that is known."""
     from rich.progress import MofNCompleteColumn, Progress
 
-    errors = Console(stderr=True)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task(what, total=None)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -23,6 +24,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from ursa_pipelines.cli.failures import EXIT_INTERRUPTED
+from ursa_pipelines.cli.printing import errors as errors
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
 
     from ursa_pipelines.ingest.batch import BatchItem
     from ursa_pipelines.ingest.context import UploadProgress
-
-errors = Console(stderr=True)
 
 STYLES = {"OK": "green", "SKIP": "yellow", "FAIL": "red"}
 
@@ -72,43 +72,55 @@ class _Progress:
 
 
 class Tally:
-    """Counts recordings, files and bytes, and how fast they go. Thread-safe; `clock` is in seconds."""
+    """Counts recordings, files and bytes, and how fast they go. Thread-safe; `clock` is in seconds.
+
+    It keeps sums, since it is asked several times a second about what may be a hundred thousand recordings.
+    """
 
     def __init__(
         self, expected: Iterable[Expected], at_once: int = 1, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._recordings = {one.rec_id: _Progress(one) for one in expected}
+        # In the order in which they are taken up.
+        self._open = {one.rec_id: _Progress(one) for one in expected}
+        self._recordings = len(self._open)
+        self._size = sum(one.expected.bytes for one in self._open.values())
+        self._files = sum(one.expected.files for one in self._open.values())
+        self._bytes_done = self._files_done = 0
         self._at_once, self._clock = at_once, clock
         self._lock = threading.Lock()
         self.ended: list[BatchItem] = []
-        self._over: set[str] = set()
-        self._sent = 0
+        self.sent = 0
         self._samples: deque[tuple[float, int]] = deque([(clock(), 0)])
         self.is_stopping = False
 
     def tell(self, rec_id: str, progress: UploadProgress) -> None:
         """Takes in how far a recording has come."""
         with self._lock:
-            one = self._recordings.get(rec_id)
+            one = self._open.get(rec_id)
             if one is None:
                 return
+            done, files_done = one.done, one.files_done
             if progress.files_done < one.files:
                 # The next half of it, or the next step.
-                one.before, one.files_before, one.bytes = one.done, one.files_done, 0
+                one.before, one.files_before, one.bytes = done, files_done, 0
             elif progress.files_done == one.files:
                 # With the end of a file comes what had not to be sent of it.
-                self._sent += progress.bytes_uploaded - one.bytes
+                self.sent += progress.bytes_uploaded - one.bytes
             one.bytes, one.files, one.current = progress.bytes_uploaded, progress.files_done, progress.current_file
+            self._bytes_done += one.done - done
+            self._files_done += one.files_done - files_done
             now = self._clock()
             if now - self._samples[-1][0] >= _SAMPLE_SECONDS:
-                self._samples.append((now, self._sent))
+                self._samples.append((now, self.sent))
             while now - self._samples[0][0] > _RATE_SECONDS and len(self._samples) > 2:
                 self._samples.popleft()
 
     def end(self, rec_id: str, item: BatchItem | None = None) -> None:
         """Takes in that nothing more is done for a recording, and what came of it."""
         with self._lock:
-            self._over.add(rec_id)
+            if one := self._open.pop(rec_id, None):
+                self._bytes_done += one.expected.bytes - one.done
+                self._files_done += one.expected.files - one.files_done
             if item is not None:
                 self.ended.append(item)
 
@@ -116,43 +128,30 @@ class Tally:
     def share(self) -> float:
         """From 0 to 1: of the bytes, or of the recordings where there are none to be counted."""
         with self._lock:
-            size = sum(one.expected.bytes for one in self._recordings.values())
-            if not size:
-                return len(self._over) / max(len(self._recordings), 1)
-            return self._bytes_done() / size
+            if self._size:
+                return self._bytes_done / self._size
+            return (self._recordings - len(self._open)) / max(self._recordings, 1)
 
     def told(self) -> list[str]:
         """Recordings, files, bytes, rate and time left, each as a text; the most important first."""
         with self._lock:
-            parts = [f"{len(self._over):,} of {counted_noun(len(self._recordings), 'recording')}"]
-            size = sum(one.expected.bytes for one in self._recordings.values())
-            done = self._bytes_done()
+            over = self._recordings - len(self._open)
+            parts = [f"{over:,} of {counted_noun(self._recordings, 'recording')}"]
+            done, size, rate = self._bytes_done, self._size, self._rate()
             parts.append(f"{_beside(done, size)}")
-            rate = self._rate()
             if rate and done < size:
                 parts += [f"{decimal(int(rate))}/s", f"{told_seconds((size - done) / rate)} left"]
-            files = sum(one.expected.files for one in self._recordings.values())
-            files_done = sum(self._files_done(one) for one in self._recordings.values())
-            return [*parts, f"{files_done:,} of {files:,} files"]
+            return [*parts, f"{self._files_done:,} of {self._files:,} files"]
 
     def under_way(self) -> list[tuple[str, str, str]]:
         """The recordings that are worked on: rec_id, how far, and the file or what else is done."""
         with self._lock:
-            # They are taken in their order.
-            open_ones = [one for rec_id, one in self._recordings.items() if rec_id not in self._over]
-            return [(one.expected.rec_id, *_told_progress(one)) for one in open_ones[: self._at_once]]
-
-    def _bytes_done(self) -> int:
-        over = self._over
-        return sum(one.expected.bytes if rec_id in over else one.done for rec_id, one in self._recordings.items())
-
-    def _files_done(self, one: _Progress) -> int:
-        return one.expected.files if one.expected.rec_id in self._over else one.files_done
+            return [(one.expected.rec_id, *_told_progress(one)) for one in islice(self._open.values(), self._at_once)]
 
     def _rate(self) -> float:
         (first, before), (last, _) = self._samples[0], self._samples[-1]
         span = max(self._clock(), last) - first
-        return max(0.0, (self._sent - before) / span) if span >= 1.0 else 0.0
+        return max(0.0, (self.sent - before) / span) if span >= 1.0 else 0.0
 
 
 @dataclass

@@ -11,7 +11,7 @@ import typer
 
 from ursa_pipelines.cli.answers import print_answer
 from ursa_pipelines.cli.delivery import Delivery
-from ursa_pipelines.cli.options import EXIT_FAILED, AsJson, Config, Profile, open_data
+from ursa_pipelines.cli.options import EXIT_FAILED, AsJson, Config, Profile, open_data, tell_of_version
 
 if TYPE_CHECKING:
     from ursa_pipelines.catalog.results import QueryResult, QueryResultList
@@ -53,6 +53,7 @@ def query(
 ) -> None:
     """Show the recordings in the catalog."""
     data = open_data(profile, config)
+    tell_of_version(data)
     found = data.query(
         participants=participant or None,
         modalities=modality or None,
@@ -62,6 +63,8 @@ def query(
     )
     if as_json:
         print_answer(map(_item, found), summary={"recordings": len(found), "bytes": _bytes(found)})
+    elif not found:
+        _say_none(is_narrowed=any((participant, modality, status, since, until)), by_participant=bool(participant))
     else:
         _show(found, len(found) if everything else _PAGE)
 
@@ -85,6 +88,8 @@ def download(
     as_json: AsJson = False,
 ) -> None:
     """Bring the files of recordings to a directory, verified. Run again, it goes on where it was."""
+    from ursa_pipelines.errors import UrsaError
+
     data = open_data(profile, config)
 
     def query_more(**by_id: Any) -> QueryResultList:
@@ -102,12 +107,16 @@ def download(
         if not dry_run:
             delivery.bring(data)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_INTERRUPTED) from None
+        delivery.ended_by = KeyboardInterrupt(_INTERRUPTED)
+    except UrsaError as error:
+        delivery.ended_by = error
     exit_code = EXIT_FAILED if delivery.failed else 0
     if as_json:
         print_answer(delivery.items(), summary=delivery.summary(), exit_code=exit_code)
     else:
         delivery.show_end()
+    if delivery.ended_by is not None:
+        raise delivery.ended_by
     if exit_code:
         raise typer.Exit(exit_code)
 
@@ -124,10 +133,22 @@ def _chosen(
         found = [result for result in query_more() if result.recording.rec_id in once]
     else:
         found = [one for rec_id in once for one in query_more(metadata={"manifest_recording_id": rec_id})]
-    for rec_id in [rec_id for rec_id in once if rec_id not in {result.recording.rec_id for result in found}]:
+    there = {result.recording.rec_id for result in found}
+    for rec_id in [rec_id for rec_id in once if rec_id not in there]:
         problem = "no recording of this id in the catalog has what was asked for"
         delivery.fail(rec_id, CatalogRowNotFound(problem, recording=rec_id, remedy="`ursa query` shows what there is."))
     return found
+
+
+def _say_none(*, is_narrowed: bool, by_participant: bool) -> None:
+    from ursa_pipelines.cli.printing import line
+
+    if by_participant:
+        line("Nothing in the catalog matches; `ursa participants list` shows who is in it, and how they are written.")
+    elif is_narrowed:
+        line("Nothing in the catalog matches; `ursa query` without options shows what there is.")
+    else:
+        line("The catalog has no recordings yet; `ursa ingest` brings some.")
 
 
 def _show(found: QueryResultList, page: int) -> None:

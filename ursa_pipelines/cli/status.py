@@ -14,7 +14,7 @@ import typer
 
 from ursa_pipelines.cli.answers import print_answer
 from ursa_pipelines.cli.operations import Named, url_or_default
-from ursa_pipelines.cli.options import EXIT_FAILED, AsJson, Config, Profile, open_data
+from ursa_pipelines.cli.options import EXIT_FAILED, AsJson, Config, Profile, open_data, tell_of_version
 from ursa_pipelines.cli.printing import console, counted, line
 
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ def status(
     The worst come first: lost, quarantined, failed, contradiction, unknown, partial, waiting, running, waived.
     Registered ones are only counted, unless they are named. With --json come all that are on any page, by their ids.
 
+    Of those that are named the files in the bucket are counted, so that a loss of some is seen; of all others only
+    whether there are any. Whether each byte is right `ursa verify --deep` tells.
+
     Exits with 1 if something needs a person, shown or not: what is lost, quarantined or failed, what bucket and
     catalog contradict one another in, a named recording that is nowhere, a source that cannot be read. Else with 0.
     """
@@ -78,6 +81,7 @@ def status(
         raise typer.BadParameter("none of these recordings is of those days", param_hint="--since, --until")
     wanted = _wanted(states or (), show_all=show_all or bool(rec_ids))
     data = open_data(profile, config)
+    tell_of_version(data)
     rows = _rows_of_a_page()
     seen = Seen(wanted, kept=0 if as_json else (page or 1) * rows)
     with instance_of(data.profile) as (instance, why_not), counted("Comparing sources, bucket and catalog") as tell:

@@ -14,7 +14,8 @@ from ursa_pipelines.cli.printing import console, line, new_table
 from ursa_pipelines.cli.progress import STYLES, say, told_seconds
 from ursa_pipelines.ingest.batch import BatchItem
 
-_MOST_ROWS, _MOST_NOTES = 40, 3
+_MOST_ROWS = {"OK": 40, "SKIP": 200, "FAIL": 200}
+_MOST_LINES, _MOST_NOTES = 200, 3
 _ANY_WIDTH = 10_000
 _WORDS = {"waiting": "waits", "failed": ""}
 
@@ -36,7 +37,9 @@ def show_items(
         elif item.nodes_missing and item.status == "OK":
             below.append(("[cyan]note[/]", f"{item.rec_id}: waits for the half of {', '.join(item.nodes_missing)}"))
         below += notes_about(item.rec_id, "[yellow]warning[/]", item.warnings)
-    show_below(below)
+    show_below(below[:_MOST_LINES])
+    if len(below) > _MOST_LINES:
+        line(f"and {len(below) - _MOST_LINES:,} more lines like these; --json tells all")
     if with_sum:
         say(console, _summary(items))
 
@@ -95,9 +98,12 @@ def told_path(path: str) -> str:
 
 
 def _show_table(items: Sequence[BatchItem], title: str | None) -> None:
-    fine = [item for item in items if item.status == "OK"]
-    left_out = {item.rec_id for item in fine[_MOST_ROWS:]}
-    rows = [item for item in items if item.rec_id not in left_out]
+    room = dict(_MOST_ROWS)
+    rows = []
+    for item in items:
+        room[item.status] -= 1
+        if room[item.status] >= 0:
+            rows.append(item)
     columns = {
         "recording": [escape(item.rec_id) for item in rows],
         "outcome": [
@@ -112,8 +118,9 @@ def _show_table(items: Sequence[BatchItem], title: str | None) -> None:
     if rows:
         right = {"files", "sent", "bytes", "time"}
         show_columns(title, columns, right=right, drop=["bytes", "path", "files", "time", "sent"])
-    if left_out:
-        line(f"and {len(left_out):,} more that are registered; --json tells all")
+    for status, word in (("OK", "registered"), ("SKIP", "waiting"), ("FAIL", "failed")):
+        if room[status] < 0:
+            line(f"and {-room[status]:,} more {word}; --json tells all")
 
 
 def _summary(items: Sequence[BatchItem]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 
 from ursa_pipelines.errors import (
     CatalogConflict,
+    PlanDrifted,
     RecordingNotSettled,
     RecordingRefused,
     UploadInterrupted,
@@ -24,9 +25,9 @@ from ursa_pipelines.errors import (
 )
 from ursa_pipelines.ingest.context import IngestContext, UploadProgress, Watch
 from ursa_pipelines.ingest.discover import Discovery, discover, discover_in_bucket, require_manifest
-from ursa_pipelines.ingest.found import media_problems
+from ursa_pipelines.ingest.found import Found, media_problems
 from ursa_pipelines.ingest.pipeline import logger
-from ursa_pipelines.ingest.plan import look_ahead
+from ursa_pipelines.ingest.plan import IngestPlan, look_ahead
 from ursa_pipelines.ingest.reconstruct_manifest import (
     Recording,
     complete_manifest,
@@ -110,6 +111,7 @@ def ingest_many(
     *,
     overwrite: bool = False,
     allow_partial: bool = False,
+    planned: Iterable[IngestPlan] = (),
     progress: Callable[[str, UploadProgress], None] | None = None,
     on_ended: Callable[[BatchItem], None] | None = None,
     should_pause: Callable[[], bool] | None = None,
@@ -117,13 +119,15 @@ def ingest_many(
     """Takes each recording through all steps on its own; one failure never stops the rest (runbook, Batch loop).
 
     A person has named them, so that the bucket's copy of one without a manifest is given one at once (DESIGN section
-    4). Items come in the order of the targets; after a pause those that had not begun are told as waiting too.
+    4). Items come in the order of the targets; after a pause those that had not begun are told as waiting too. One that
+    is not any more as its plan among `planned` says fails with `PlanDrifted`, before anything of it is written.
     """
     batch = Batch(
         context,
         targets.directories.__getitem__,
         overwrite,
         allow_partial,
+        planned={plan.rec_id: plan for plan in planned},
         on_progress=progress,
         on_ended=on_ended,
         should_pause=should_pause,
@@ -150,7 +154,7 @@ def ended_by(error: UrsaError, item: BatchItem) -> BatchItem:
         reason=str(error),
         remedy=error.remedy,
         error_type=type(error).__name__,
-        retryable=not isinstance(error, (RecordingRefused, CatalogConflict)),
+        retryable=not isinstance(error, (RecordingRefused, CatalogConflict, PlanDrifted)),
     )
 
 
@@ -170,7 +174,8 @@ class _Work:
 class Batch:
     """Runs the steps. `directories_of(rec_id)` are a recording's directories, halves or copies, taken one after
     another; where there are none, the bucket's copy is registered, with a manifest made for it if there is none.
-    `allow(discovery)` may refuse a directory, and `allow_reconstruction(rec_id)` that manifest, by raising.
+    `allow(discovery)` may refuse a directory, and `allow_reconstruction(rec_id)` that manifest, by raising; `planned`
+    are the plans by rec_id as which a recording must be found still.
     An interrupt of the calling thread, such as Ctrl-C or a run that is cancelled, stops all work between two chunks,
     and so does `should_pause`. `on_progress`, `on_registered`, and `on_ended`, which is told once of each recording
     that has come to an end of whatever kind, are called from several threads.
@@ -187,6 +192,7 @@ class Batch:
     on_ended: Callable[[BatchItem], None] | None = None
     should_pause: Callable[[], bool] | None = None
     waits_before_reconstruction: bool = True
+    planned: Mapping[str, IngestPlan] = field(default_factory=dict)
     _works: dict[str, list[_Work]] = field(default_factory=dict)
     _done: dict[str, int] = field(default_factory=dict)
     _interrupted: threading.Event = field(default_factory=threading.Event)
@@ -314,7 +320,24 @@ class Batch:
                     work.recording = self._complete(rec_id, work, watch)
                 work.uploaded = upload(self.context, _given(work.recording), watch)
             else:
-                work.result = register(self.context, _given(work.uploaded), overwrite=self.overwrite and index == 0)
+                # With the names of all directories: copies that name others would overwrite one another's every time.
+                work.result = register(
+                    self.context,
+                    _given(work.uploaded),
+                    overwrite=self.overwrite and index == 0,
+                    display_names={name for one in self._works[rec_id] for name in _given(one.discovery).display_names},
+                )
+        if name == "discover":
+            self._require_no_conflict(rec_id)
+
+    def _require_no_conflict(self, rec_id: str) -> None:
+        """Refuses before the first byte what would be refused after it, as far as it can be told without reading."""
+        found = Found(self.context, rec_id, [_given(work.discovery) for work in self._works[rec_id]])
+        found.require_no_conflict()
+        plan = self.planned.get(rec_id)
+        if plan is not None and (plan.source, plan.stored) != (found.source, found.stored):
+            where = "source" if plan.source != found.source else "bucket"
+            raise PlanDrifted(f"the {where} is not as planned any more", recording=rec_id)
 
     def _discover(self, rec_id: str, work: _Work) -> Discovery:
         if work.directory is None:

@@ -6,6 +6,7 @@ Nothing is written. Every refusal that does not need the content of segments is 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -44,7 +45,8 @@ class Discovery:
     `attested` is what the directory's own manifests say, `merged` what these and the bucket's say together, both
     None without a usable manifest. `absent` are listed paths that are nowhere, because another node has them
     still or the operator allowed it. `path` is the way of the runbook that the recording goes. `media` is what the
-    media files say that are to be sent, or None if they were not asked.
+    media files say that were not proved there, or None if they were not asked. `participants` are the participant
+    files of the directory, as far as they count: the file and its content.
     """
 
     rec_id: str
@@ -57,6 +59,7 @@ class Discovery:
     display_names: tuple[str, ...] = field(repr=False)
     path: IngestPath
     media: MediaReport | None = None
+    participants: tuple[tuple[SourceFile, bytes], ...] = field(default=(), repr=False)
 
     @property
     def unattested(self) -> list[SourceFile]:
@@ -102,6 +105,7 @@ def discover(
                 f"it has {inventory.files[path].size:,} bytes, but its manifest lists {listed.size_bytes:,}",
             )
     stored = read_stored(context.raw, rec_id)
+    participants = _read_participants(context, inventory) if participant is None else ()
     merged = _merged(rec_id, manifests, stored)
     absent = _absent(merged, set(inventory.files), stored)
     if absent and not allow_partial and not _belong_to_other_nodes(merged, absent, set(inventory.files)):
@@ -116,9 +120,10 @@ def discover(
         attested,
         merged,
         absent,
-        _display_names(context, rec_id, participant, inventory, stored),
+        _display_names(context, rec_id, participant, [raw for _, raw in participants], stored),
         "A" if attested else "C+A",
-        look_at_media(context, inventory, merged, stored),
+        look_at_media(context, inventory, manifests, merged, stored),
+        participants,
     )
 
 
@@ -137,7 +142,7 @@ def discover_in_bucket(context: IngestContext, rec_id: str, *, participant: str 
         raise ObjectsMissing(
             f"{len(absent)} listed file(s) are not in the bucket whole: {_some(absent)}", recording=rec_id
         )
-    names = _display_names(context, rec_id, participant, None, stored)
+    names = _display_names(context, rec_id, participant, (), stored)
     return Discovery(rec_id, None, (), stored, None, merged, absent, names, "B" if merged else "C+B")
 
 
@@ -216,23 +221,24 @@ def _belong_to_other_nodes(merged: MergedManifest | None, absent: tuple[str, ...
     return all(worker_of(path) in others or merged.files[path].node not in {None, *nodes_here} for path in absent)
 
 
+def _read_participants(context: IngestContext, inventory: Inventory) -> tuple[tuple[SourceFile, bytes], ...]:
+    def read(file: SourceFile) -> bytes:
+        look = partial(read_source, inventory, file, limit=PARTICIPANT_BYTES_LIMIT)
+        return context.reading(inventory.rec_id, file.path, look)
+
+    return tuple((file, read(file)) for file in (inventory.participant, *inventory.node_participants) if file)
+
+
 def _display_names(
     context: IngestContext,
     rec_id: str,
     participant: str | None,
-    inventory: Inventory | None,
+    contents: Sequence[bytes],
     stored: StoredRecording,
 ) -> tuple[str, ...]:
     if participant is not None:
         name = clean_display_name(participant, recording=rec_id)
         return (name,) if name else ()
-    contents: list[bytes] = []
-    if inventory is not None:
-        files = [file for file in (inventory.participant, *inventory.node_participants) if file is not None]
-        contents = [
-            context.reading(rec_id, file.path, partial(read_source, inventory, file, limit=PARTICIPANT_BYTES_LIMIT))
-            for file in files
-        ]
     names = (read_display_name(raw, recording=rec_id) for raw in contents or read_participants(context.raw, stored))
     return tuple(sorted({name for name in names if name}))
 

@@ -6,15 +6,18 @@ import hashlib
 import threading
 from collections.abc import Sequence
 
+from rich.filesize import decimal
+
 from ursa_pipelines.catalog.results import QueryResult
 from ursa_pipelines.errors import DataTooLarge, UrsaError
 from ursa_pipelines.ingest.wanted import wanted_of_each
 from ursa_pipelines.objects.data import Data, RawBytes
 from ursa_pipelines.objects.destination import WantedFile
 from ursa_pipelines.objects.fetching import fetch
-from ursa_pipelines.objects.part_files import require_right
+from ursa_pipelines.objects.part_files import from_bucket, require_right
 from ursa_pipelines.objects.reading import DaemonExecutor
 from ursa_pipelines.objects.store import Bucket
+from ursa_pipelines.recordings.rows import ModalityRow
 
 MAX_BYTES = 1024**3
 """What `get` reads into memory at most, unless it is told another limit."""
@@ -50,9 +53,17 @@ def _data(result: QueryResult, files: list[WantedFile], read: dict[str, bytes]) 
     return Data(
         result.recording,
         {
-            name: RawBytes(tuple(sorted((file.key, read[file.key]) for file in files if file.modality == name)), row)
+            name: _raw_bytes([file for file in files if file.modality == name], row, read)
             for name, row in result.modalities.items()
         },
+    )
+
+
+def _raw_bytes(files: list[WantedFile], row: ModalityRow, read: dict[str, bytes]) -> RawBytes:
+    return RawBytes(
+        tuple(sorted((file.key, read[file.key]) for file in files)),
+        row,
+        tuple(sorted(file.key for file in files if file.sha256 is None)),
     )
 
 
@@ -63,13 +74,12 @@ def _read(raw: Bucket, file: WantedFile, stop: threading.Event) -> bytes:
         content.extend(chunk)
         state.update(chunk)
 
-    fetch(raw, file.key, file.size, take, etag=file.etag, stop=stop)
+    with from_bucket(file):
+        fetch(raw, file.key, file.size, take, etag=file.etag, stop=stop)
     require_right(file, len(content), state.hexdigest())
     return bytes(content)
 
 
 def _require_small(size: int, max_bytes: int) -> None:
     if size > max_bytes:
-        from rich.filesize import decimal
-
         raise DataTooLarge(f"it is {decimal(size)}, and at most {decimal(max_bytes)} are read into memory")

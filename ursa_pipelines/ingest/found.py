@@ -19,6 +19,8 @@ from ursa_pipelines.errors import CatalogRowExists, ManifestConflict, ObjectConf
 from ursa_pipelines.ingest.context import IngestContext
 from ursa_pipelines.ingest.discover import Discovery
 from ursa_pipelines.ingest.sources import changed_at
+from ursa_pipelines.ingest.upload import has_participants
+from ursa_pipelines.objects.digests import marked_digest
 from ursa_pipelines.objects.keys import recording_prefix, uri
 from ursa_pipelines.recordings.identity import derive_recording_hash
 from ursa_pipelines.recordings.inventory import Inventory, SourceFile
@@ -90,12 +92,25 @@ class Found:
         return "+".join(one.fingerprint for one in self._inventories)
 
     @property
-    def stored(self) -> str:
-        """A digest of what the bucket lists of it, "" if nothing."""
-        if not self._stored.objects:
+    def source(self) -> str:
+        """A digest of all that the directories tell without their segments being read, "" without any."""
+        if not self._inventories:
             return ""
-        lines = (f"{info.key}\t{info.size}\t{info.etag}\n" for info in self._stored.objects.values())
-        return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()[:16]
+        digest = hashlib.sha256()
+        for found in self._discoveries:
+            told = (*(one.raw for one in found.manifests), *(raw for _, raw in found.participants))
+            state = found.inventory.state if found.inventory else ""
+            for one in (state.encode(errors="surrogatepass"), *told):
+                digest.update(hashlib.sha256(one).digest())
+        return digest.hexdigest()[:32]
+
+    @property
+    def stored(self) -> str:
+        """A digest of what the bucket lists of it and of our commit marker, "" if there is nothing."""
+        lines = [f"{info.key}\t{info.size}\t{info.etag}\n" for info in self._stored.objects.values()]
+        if self._stored.marker:
+            lines.append(f"{self._stored.marker.key}\t{self._stored.marker.etag}\n")
+        return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()[:16] if lines else ""
 
     @property
     def notes(self) -> list[str]:
@@ -117,11 +132,11 @@ class Found:
             notes += media_problems(found)
         return notes
 
-    def require_no_conflict_in_the_bucket(self) -> None:
-        """Raises `ObjectConflict` for an object that cannot be this file, `RecordingConflict` for two copies that
-        cannot be one.
+    def require_no_conflict(self) -> None:
+        """Raises `RecordingConflict` for directories that cannot be one recording's, `ObjectConflict` for an object
+        that cannot be this file.
         """
-        marked = self._stored.marker.document["files"] if self._stored.marker else {}
+        merged, marked = self._merged, self._stored.marker.document["files"] if self._stored.marker else {}
         for inventory in self._inventories:
             for path, file in inventory.files.items():
                 if file.size != self._files[path].size:
@@ -131,7 +146,7 @@ class Found:
                         place=path,
                     )
         for path, file in self._files.items():
-            there, digest = self._stored.objects.get(path), self._merged.files[path].sha256
+            there, digest = self._stored.objects.get(path), merged.files[path].sha256
             if there is None:
                 continue
             known = marked.get(path, {})
@@ -178,7 +193,9 @@ class Found:
                 "wrong."
             )
             raise
-        return rows != entry.rows or (bool(self._inventories) and not self._is_whole_in_the_bucket())
+        if rows != entry.rows:
+            return True
+        return bool(self._inventories) and not (self._is_whole_in_the_bucket() and self._is_known_to_be_the_same())
 
     @cached_property
     def _merged(self) -> MergedManifest:
@@ -216,13 +233,35 @@ class Found:
         )
 
     def _is_whole_in_the_bucket(self) -> bool:
-        """Whether every file, manifest and the commit marker are there."""
+        """Whether every file, manifest, participant file and the commit marker are there."""
         stored, here = self._stored, [one for found in self._discoveries for one in found.manifests]
         known = {one.raw for one in stored.manifests}
         if not self._files.keys() <= stored.objects.keys() or not all(one.raw in known for one in here):
             return False
+        if not all(map(has_participants, self._discoveries)):
+            return False
         marked = stored.marker.document["files"].keys() if stored.marker else set[str]()
         return bool(self.absent) or self._merged.files.keys() <= marked
+
+    def _is_known_to_be_the_same(self) -> bool:
+        """Whether the files that no manifest here attests are known to have the bytes that the bucket's attest.
+
+        What was not hashed since it was written may be anything: an ingest hashes it and ends unchanged, or is refused.
+        """
+        cache, read_timeout = self._context.digests, self._context.transfers.limits.read_timeout
+        for found in self._discoveries:
+            if found.inventory is None or not found.unattested:
+                continue
+            if cache is None:
+                return False
+            known = cache.recall(
+                found.inventory, found.unattested, read_timeout=read_timeout, check_stop=self._context.check_stop
+            ).digests
+            for path in (file.path for file in found.unattested):
+                attested = self._merged.files[path].sha256 or marked_digest(self._stored, path)
+                if attested is None or known.get(path) != attested:
+                    return False
+        return True
 
     def _note_of_a_change(self, found: Discovery, inventory: Inventory) -> list[str]:
         if found.attested is not None and is_satisfied(inventory, found.attested):

@@ -9,21 +9,21 @@ from __future__ import annotations
 import logging
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, BinaryIO
 
 from ursa_pipelines.errors import ETagMismatch, MediaTruncated, ObjectNotFound, StoreUnavailable
 from ursa_pipelines.ingest.context import IngestContext
-from ursa_pipelines.objects.digests import digest_objects
+from ursa_pipelines.objects.digests import digest_objects, marked_digest
 from ursa_pipelines.objects.store import Bucket, ObjectInfo
 from ursa_pipelines.objects.stored import StoredRecording
-from ursa_pipelines.recordings.inventory import Inventory
+from ursa_pipelines.recordings.inventory import Inventory, SourceFile
 from ursa_pipelines.recordings.layout import shown
-from ursa_pipelines.recordings.media import MediaFacts, MediaReport, kind_in_part, media_kind
+from ursa_pipelines.recordings.media import MediaFacts, MediaReport, is_media, kind_in_part, media_kind
 from ursa_pipelines.recordings.media_probe import ReaderFailed
-from ursa_pipelines.recordings.merge import MergedManifest
+from ursa_pipelines.recordings.merge import MergedManifest, NamedManifest
 
 logger = logging.getLogger("ursa.register.orchestrator")
 
@@ -32,18 +32,30 @@ _BEGIN_BYTES, _END_BYTES = 256 * 1024, 2 * 1024 * 1024
 
 
 def look_at_media(
-    context: IngestContext, inventory: Inventory, merged: MergedManifest | None, stored: StoredRecording
+    context: IngestContext,
+    inventory: Inventory,
+    manifests: Collection[NamedManifest],
+    merged: MergedManifest | None,
+    stored: StoredRecording,
 ) -> MediaReport | None:
-    """What those media files tell that the bucket does not have yet, or all of them if no manifest tells of them.
+    """What those media files tell that our commit marker does not prove yet, or all if their lengths are to be stated.
 
+    What an interrupted try has sent is looked at again, as nothing was told of it. `manifests` are the directory's.
     None if the context does not look into media. Raises `MediaTruncated` if files are cut off and the context refuses
     that, and what opening a source raises.
     """
     probe = context.media
     if probe is None:
         return None
-    sizes = {path: info.size for path, info in stored.objects.items()} if merged else {}
-    files = [file for path, file in inventory.files.items() if media_kind(path) and sizes.get(path) != file.size]
+    listed = merged.files if merged else {}
+    states_end = bool(inventory.files.keys() - listed.keys()) and is_end_by_media((*manifests, *stored.manifests))
+
+    def is_done(file: SourceFile) -> bool:
+        digest, there = marked_digest(stored, file.path), stored.objects.get(file.path)
+        is_proved = digest is not None and there is not None and there.size == file.size
+        return is_proved and file.path in listed and listed[file.path].sha256 in {None, digest}
+
+    files = [file for path, file in inventory.files.items() if is_media(path) and (states_end or not is_done(file))]
     if not files:
         return MediaReport()
     report = context.listing(
@@ -54,6 +66,17 @@ def look_at_media(
     return report
 
 
+def is_end_by_media(manifests: Iterable[NamedManifest]) -> bool:
+    """Whether no rig tells when the recording ended, so that each manifest made here states what media files tell.
+
+    The latest of them counts, whichever half came first (DESIGN section 6). A rig's word is never touched.
+    """
+    told = [one.manifest for one in manifests if not one.manifest.is_stub]
+    return all(
+        one.reconstruction and (one.ended_at is None or one.reconstruction.ended_at_source == "media") for one in told
+    )
+
+
 def length_in_bucket(
     context: IngestContext, stored: StoredRecording, paths: Iterable[str], check_stop: Callable[[], None]
 ) -> float | None:
@@ -61,7 +84,9 @@ def length_in_bucket(
 
     What cannot be read is not known. Raises `UploadInterrupted` on a stop.
     """
+    paths = list(paths)
     probe, path_of = context.media, {stored.objects[path].key: path for path in paths if media_kind(path)}
+    unseen = frozenset(path for path in paths if is_media(path) and not media_kind(path))
     if probe is None:
         return None
     one_at_a_time = threading.Lock()
@@ -78,7 +103,7 @@ def length_in_bucket(
         return facts or MediaFacts(kind)
 
     found = digest_objects([stored.objects[path] for path in path_of.values()], facts_of, check_stop)
-    return MediaReport({path_of[key]: facts for key, facts in found.items()}).ended_after
+    return MediaReport({path_of[key]: facts for key, facts in found.items()}, unseen).ended_after
 
 
 @contextmanager

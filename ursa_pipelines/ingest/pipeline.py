@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from ursa_pipelines import failpoints
 from ursa_pipelines.errors import UploadInterrupted
 from ursa_pipelines.ingest.context import IngestContext, Watch
 from ursa_pipelines.ingest.discover import Discovery, discover, discover_in_bucket, require_manifest
@@ -37,6 +38,7 @@ def ingest(
         participant=participant,
         allow_partial=allow_partial,
     )
+    failpoints.reached("ingest.discovered")
     try:
         return _finish(context, discovery, watch, overwrite=overwrite)
     except UploadInterrupted:
@@ -57,8 +59,11 @@ def ingest_from_bucket(
 
 def _finish(context: IngestContext, discovery: Discovery, watch: Watch, *, overwrite: bool) -> IngestResult:
     digests = hash_unattested(context, discovery, watch)
+    failpoints.reached("ingest.hashed")
     recording = complete_manifest(context, discovery, digests, watch.check_stop)
+    failpoints.reached("ingest.manifest_made")
     uploaded = upload(context, recording, watch)
+    failpoints.reached("ingest.uploaded")
     result = register(context, uploaded, overwrite=overwrite)
     logger.info(
         "%s: %s by path %s, %d uploaded, %d skipped",

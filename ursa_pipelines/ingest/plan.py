@@ -43,8 +43,8 @@ class IngestPlan(Shown):
     """One recording. Sizes are bytes; files are segments, a copy of one counted once.
 
     `bytes_to_hash` are those whose digest no manifest states. `files_absent` are listed, but not here. `entry` tells
-    the state of its entry in the catalog, `stored` what the bucket lists of it, `fingerprint` its directories': all
-    three are compared before a plan is applied. `reason` and `remedy` say why it waits or is refused.
+    the state of its entry in the catalog, `stored` what the bucket lists of it, `source` what its directories hold, as
+    digests: all three are compared before a plan is applied. `reason` and `remedy` say why it waits or is refused.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
@@ -68,6 +68,7 @@ class IngestPlan(Shown):
     nodes_missing: tuple[str, ...] = ()
     recording_hash: str = ""
     fingerprint: str = ""
+    source: str = ""
     stored: str = ""
     entry: str = ""
 
@@ -170,7 +171,7 @@ def look_ahead(
         plan = _with_facts(plan, found)
         if incomplete:
             raise incomplete
-        found.require_no_conflict_in_the_bucket()
+        found.require_no_conflict()
         entry = patiently(found.entry, sleep)
         if entry is not None and entry.recording.rec_id == rec_id:
             state = f"{entry.recording.recording_hash}@{entry.seq}"
@@ -223,6 +224,7 @@ def _with_facts(plan: IngestPlan, found: Found) -> IngestPlan:
         nodes=nodes,
         nodes_missing=nodes_missing,
         fingerprint=found.fingerprint,
+        source=found.source,
         stored=found.stored,
     )
 

@@ -7,28 +7,33 @@ it is applied, and whatever differs from what it says is drift, for which nothin
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ursa_pipelines.errors import PlanDrifted, PlanInvalid
 from ursa_pipelines.ingest.plan import IngestPlan
 from ursa_pipelines.recordings.identity import is_rec_id
-from ursa_pipelines.recordings.layout import shown
+from ursa_pipelines.recordings.layout import hidden_in, shown
 
-PLAN_BYTES_LIMIT = 64 * 1024**2
+PLAN_BYTES_LIMIT = 128 * 1024**2
+"""Twice what 100,000 recordings of two directories each take."""
 
 _NUMBER_LIMIT = 2**63
 _TOLD_AT_MOST = 5
 
 
 class PlanFile(BaseModel):
-    """The plans of one `ursa plan`, and what they hold for. `endpoint` is a digest of where the buckets are."""
+    """The plans of one `ursa plan`, and what they hold for. `endpoint` is a digest of where the buckets are.
+
+    `unavailable` are the sources that could not be read then, by name, and why: what lies there is not planned.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
@@ -42,12 +47,18 @@ class PlanFile(BaseModel):
     made_by: str
     overwrite: bool = False
     allow_partial: bool = False
+    unavailable: dict[str, str] = {}
     recordings: list[IngestPlan]
 
     @property
     def to_ingest(self) -> list[IngestPlan]:
         """What applying it would ingest."""
         return [plan for plan in self.recordings if plan.action == "ingest"]
+
+    @property
+    def left_out(self) -> list[IngestPlan]:
+        """What waited or was refused then, with the reason: applying the plan passes it by."""
+        return [plan for plan in self.recordings if plan.action in {"waits", "refused"}]
 
 
 @dataclass(frozen=True)
@@ -62,20 +73,22 @@ class Drift:
         return f"{self.rec_id}: {self.what}: {self.told}" if self.rec_id else f"{self.what}: {self.told}"
 
 
-def write_plan(plan: PlanFile, path: Path) -> None:
-    """Writes the file, in place of one that is there. Raises `PlanInvalid` for a place where none may be, `OSError`."""
-    path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link
-    inside = [one.rec_id for one in plan.recordings for directory in one.directories if Path(directory) in path.parents]
-    if inside:
-        raise PlanInvalid(
-            f"this is the directory of {shown(inside[0])}, where nothing is ever written",
-            place=shown(str(path)),
-            remedy="Write it elsewhere.",
-        )
+def write_plan(plan: PlanFile, path: Path, *, sources: Iterable[Path] = ()) -> None:
+    """Writes the file, in place of one that is there; never into a recording or one of the `sources`.
+
+    Raises `PlanInvalid` for such a place and for a plan that could not be read again, `OSError`.
+    """
+    _require_writable(plan, path, sources)
     if path.exists() and not path.is_file():
         raise PlanInvalid("there is something that is no file", place=shown(str(path)), remedy="Write it elsewhere.")
     _require_sound(plan, path)
-    body = plan.model_dump_json(indent=1).encode()
+    body = _body(plan)
+    if len(body) > PLAN_BYTES_LIMIT:
+        raise PlanInvalid(
+            f"{len(plan.recordings):,} recordings make a plan of {len(body):,} bytes, more than {PLAN_BYTES_LIMIT:,}",
+            place=shown(str(path)),
+            remedy="Plan fewer at once: name a part of them.",
+        )
     descriptor, fresh = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -108,6 +121,17 @@ def read_plan(path: Path) -> PlanFile:
         raise PlanInvalid(first["msg"], place=f"{place}: {shown(field)}" if field else place) from None
     _require_sound(plan, path)
     return plan
+
+
+def require_profile(before: PlanFile, profile: str) -> None:
+    """Raises `PlanDrifted` if the plan is not for this profile: the operator says which it is, never the file."""
+    if before.profile != profile:
+        meant = shlex.quote(before.profile)
+        raise PlanDrifted(
+            f"the plan is for {before.profile}, this is {profile}",
+            remedy=f"If {meant} is meant, say so: `--profile {meant}`, or `--config` with that profile's file. Else "
+            "make a new plan with `ursa plan --out FILE`.",
+        )
 
 
 def require_same_place(before: PlanFile, now: PlanFile) -> None:
@@ -153,6 +177,27 @@ def _drift_of_place(before: PlanFile, now: PlanFile) -> list[Drift]:
     return found
 
 
+def _require_writable(plan: PlanFile, path: Path, sources: Iterable[Path]) -> None:
+    # Where it comes to lie, whatever links lead there; a link under its own name is replaced, not followed.
+    place = Path(os.path.realpath(path.absolute().parent), path.name)
+    held = {Path(os.path.realpath(directory)) for one in plan.recordings for directory in one.directories}
+    inside = next((one for one in place.parents if is_rec_id(one.name) or one in held), None)
+    source = next((one for one in sources if Path(os.path.realpath(one)) in place.parents), None)
+    if inside or source:
+        what = f"the directory of {shown(inside.name)}" if inside else f"the source {shown(str(source))}"
+        raise PlanInvalid(
+            f"this is in {what}, where nothing is ever written", place=shown(str(place)), remedy="Write it elsewhere."
+        )
+
+
+def _body(plan: PlanFile) -> bytes:
+    """One recording a line, without what says nothing: a plan of many is read by people, and has a limit."""
+    head = plan.model_dump_json(exclude={"recordings"}).removesuffix("}")
+    one = TypeAdapter(IngestPlan)
+    lines = ",\n".join(one.dump_json(recording, exclude_defaults=True).decode() for recording in plan.recordings)
+    return f'{head},"recordings":[\n{lines}\n]}}\n'.encode()
+
+
 def _named(plan: PlanFile) -> str:
     return ", ".join(plan.buckets[purpose] for purpose in sorted(plan.buckets))
 
@@ -162,7 +207,7 @@ def _drift_of(before: IngestPlan, now: IngestPlan) -> list[Drift]:
         # It was given up before anything could be compared.
         return [Drift(before.rec_id, "source" if before.directories else "bucket", _reason(now))]
     found = []
-    if before.fingerprint != now.fingerprint:
+    if before.source != now.source:
         found.append(Drift(before.rec_id, "source", _source_told(before, now)))
     if before.stored != now.stored:
         found.append(Drift(before.rec_id, "bucket", _bucket_told(before, now)))
@@ -212,8 +257,8 @@ def _require_sound(plan: PlanFile, path: Path) -> None:
         return PlanInvalid(why, place=f"{shown(str(path))}: {where}")
 
     for name, text in _texts(plan):
-        if not text.isprintable():
-            raise refuse("it holds a line break or a character that cannot be shown", name)
+        if hidden := hidden_in(text):
+            raise refuse(f"it {hidden}", name)
     seen: set[str] = set()
     for number, one in enumerate(plan.recordings):
         where = f"recordings.{number}"
@@ -235,8 +280,9 @@ def _require_sound(plan: PlanFile, path: Path) -> None:
 def _texts(plan: PlanFile) -> Iterator[tuple[str, str]]:
     for name in ("profile", "family", "endpoint", "catalog_prefix", "made_by"):
         yield name, getattr(plan, name)
-    for key, value in plan.buckets.items():
-        yield "buckets", f"{key}{value}"
+    for name in ("buckets", "unavailable"):
+        for key, value in getattr(plan, name).items():
+            yield name, f"{key}{value}"
     for number, one in enumerate(plan.recordings):
         for field in fields(one):
             value = getattr(one, field.name)

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Literal
 
+from ursa_pipelines import failpoints
 from ursa_pipelines.errors import (
     ETagMismatch,
     ObjectExists,
@@ -27,7 +28,7 @@ from ursa_pipelines.errors import (
 )
 from ursa_pipelines.ingest.context import IngestContext, Watch
 from ursa_pipelines.ingest.discover import Discovery
-from ursa_pipelines.ingest.media import length_in_bucket
+from ursa_pipelines.ingest.media import is_end_by_media, length_in_bucket
 from ursa_pipelines.objects.digests import Recall, digests_in_bucket, marked_digest
 from ursa_pipelines.objects.hashing import hash_files
 from ursa_pipelines.objects.keys import raw_key, recording_prefix
@@ -160,6 +161,7 @@ def reconstruct_in_bucket(context: IngestContext, rec_id: str, watch: Watch) -> 
         raise RecordingNotSettled(
             "it vanished while the recording was read", recording=rec_id, place=error.place
         ) from None
+    failpoints.reached("reconstruct.hashed")
     ended_after = length_in_bucket(context, stored, paths, watch.check_stop)
     _require_unchanged(context, stored)
     files = [
@@ -168,6 +170,7 @@ def reconstruct_in_bucket(context: IngestContext, rec_id: str, watch: Watch) -> 
     names = [read_display_name(raw, recording=rec_id) for raw in read_participants(context.raw, stored)]
     manifest = _reconstructed(rec_id, files, next((name for name in names if name), None), "r2", ended_after)
     _store_reconstructed(context, rec_id, manifest, stub_etag=stored.stub.etag if stored.stub else None)
+    failpoints.reached("reconstruct.manifest_stored")
     return manifest
 
 
@@ -212,8 +215,9 @@ def require_quiet_in_bucket(context: IngestContext, stored: StoredRecording) -> 
 def _manifest_of_files(discovery: Discovery, files: list[ManifestFile]) -> NamedManifest:
     """The manifest.json of a recording that has none, or a supplement for files that no manifest lists."""
     name = next(iter(discovery.display_names), None)
-    # Where there is a manifest it is known from that how long the recording was.
-    ended_after = discovery.media.ended_after if discovery.media and discovery.merged is None else None
+    # Where a rig's manifest is, it is known from that how long the recording was.
+    is_by_media = is_end_by_media((*discovery.manifests, *discovery.stored.manifests))
+    ended_after = discovery.media.ended_after if discovery.media and is_by_media else None
     manifest = _reconstructed(discovery.rec_id, sorted(files, key=lambda file: file.path), name, "nas", ended_after)
     if discovery.merged is None:
         return NamedManifest(MANIFEST, manifest, manifest_bytes(manifest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -48,9 +49,16 @@ class IngestResult(Shown):
         }
 
 
-def register(context: IngestContext, uploaded: Uploaded, *, overwrite: bool = False) -> IngestResult:
+def register(
+    context: IngestContext,
+    uploaded: Uploaded,
+    *,
+    overwrite: bool = False,
+    display_names: Collection[str] | None = None,
+) -> IngestResult:
     """Writes the recording's rows in one compare-and-swap and returns the row as it stands.
 
+    `display_names` are the participants' if not those of the directory that was uploaded.
     Raises `CatalogRowExists` if a different row exists and `overwrite` is False, `RecordingConflict` if the rec_id
     or the content belongs to another recording.
     """
@@ -61,7 +69,7 @@ def register(context: IngestContext, uploaded: Uploaded, *, overwrite: bool = Fa
             recording.merged,
             recording_hash=recording_hash,
             present=uploaded.present,
-            display_names=discovery.display_names,
+            display_names=discovery.display_names if display_names is None else display_names,
             uri_of_worker=lambda worker: uri(context.raw.name, f"{recording_prefix(discovery.rec_id)}{worker}/"),
             bookkeeping={
                 "verification": uploaded.verification,

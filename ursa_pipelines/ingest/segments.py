@@ -6,6 +6,7 @@ import math
 import threading
 from dataclasses import dataclass, field
 
+from ursa_pipelines import failpoints
 from ursa_pipelines.errors import (
     ContentMismatch,
     ObjectConflict,
@@ -79,6 +80,7 @@ class _Placing:
             if there is None:
                 raise StoreUnavailable("the upload was lost", recording=self._stored.rec_id, place=path) from None
             return self._prove(outgoing, there)
+        failpoints.reached("upload.file_stored")
         self.sent[path] = done.bytes_sent
         self.watch.done(path, outgoing.file.size)
         return done.info
@@ -104,6 +106,9 @@ class _Placing:
         except ObjectConflict:
             self._forget_digest(outgoing)
             raise
+        if self._stored.marker is None or outgoing.file.path not in self._stored.marker.document["files"]:
+            # It may have been stored by a try that came no further than that.
+            self.uploader.settle(outgoing)
         self.watch.done(outgoing.file.path, outgoing.file.size)
         return info
 

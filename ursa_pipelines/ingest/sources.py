@@ -20,10 +20,11 @@ _Looked = Path | SourceUnavailable | None
 
 @dataclass(frozen=True)
 class Source:
-    """A NAS share or drive by name, and where it is mounted."""
+    """A NAS share or drive by name, and where it is mounted. `if_missing` says what to do if it is not there."""
 
     name: str
     root: Path
+    if_missing: str = field(default="", compare=False)
 
 
 def list_recordings(
@@ -43,7 +44,9 @@ def list_recordings(
                 names.append((entry.name, entry.is_dir(follow_symlinks=False)))
     except OSError as error:
         raise SourceUnavailable(
-            f"the source {source.name} is not there ({error.strerror})", place=str(source.root)
+            f"the source {source.name} is not there ({error.strerror})",
+            place=str(source.root),
+            remedy=source.if_missing if isinstance(error, FileNotFoundError) else None,
         ) from None
     if not names:
         raise SourceUnavailable(

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import partial
 
+from ursa_pipelines import failpoints
 from ursa_pipelines.errors import (
     ClockWrong,
     ETagMismatch,
@@ -14,7 +15,7 @@ from ursa_pipelines.errors import (
     StoreDenied,
 )
 from ursa_pipelines.ingest.context import IngestContext, Watch
-from ursa_pipelines.ingest.discover import look_again
+from ursa_pipelines.ingest.discover import Discovery, look_again
 from ursa_pipelines.ingest.reconstruct_manifest import Recording, complete_manifest
 from ursa_pipelines.ingest.segments import place_segments, prove_elsewhere
 from ursa_pipelines.objects.keys import raw_key
@@ -26,8 +27,15 @@ from ursa_pipelines.objects.stored import (
     list_recording,
     write_marker,
 )
-from ursa_pipelines.recordings.inventory import Inventory, read_source
-from ursa_pipelines.recordings.layout import MANIFEST, NODE_MANIFESTS, NODE_PARTICIPANTS, UNNAMED_NODE, node_of_file
+from ursa_pipelines.recordings.inventory import Inventory, SourceFile, read_source
+from ursa_pipelines.recordings.layout import (
+    MANIFEST,
+    NODE_MANIFESTS,
+    NODE_PARTICIPANTS,
+    PARTICIPANT,
+    UNNAMED_NODE,
+    node_of_file,
+)
 from ursa_pipelines.recordings.merge import NamedManifest
 
 
@@ -65,6 +73,15 @@ def upload(context: IngestContext, recording: Recording, watch: Watch) -> Upload
         return _upload(context, recording, watch, sent)
 
 
+def has_participants(discovery: Discovery) -> bool:
+    """Whether the bucket is known to hold the participant files of the directory, so that `upload` stores none."""
+    return all(
+        _is_known_there(discovery.stored, _participant_names(discovery, file, raw), raw)
+        for file, raw in discovery.participants
+        if raw.strip()
+    )
+
+
 def _upload(context: IngestContext, recording: Recording, watch: Watch, sent: dict[str, int]) -> Uploaded:
     discovery, inventory = recording.discovery, recording.discovery.inventory
     if inventory is None:
@@ -74,14 +91,18 @@ def _upload(context: IngestContext, recording: Recording, watch: Watch, sent: di
     placed = place_segments(context, recording, inventory, watch, sent)
     placed |= prove_elsewhere(context, recording, placed, watch)
     watch.check_stop()
+    failpoints.reached("upload.segments_stored")
     _store_participants(context, recording, inventory)
+    failpoints.reached("upload.participants_stored")
     stored_as = {_store_manifest(context, discovery.stored, manifest) for manifest in recording.to_store} - {None}
+    failpoints.reached("upload.manifests_stored")
     if (stored_as or discovery.absent) and _other_half_came(context, recording, stored_as):
         digests = _digests_of(recording, inventory)
         recording = complete_manifest(context, look_again(context, discovery), digests, watch.check_stop)
         placed |= prove_elsewhere(context, recording, placed, watch)
     if not recording.discovery.absent:
         _mark_complete(context, recording, placed)
+        failpoints.reached("upload.marked_complete")
     return Uploaded(
         recording, len(sent), len(inventory.files) - len(sent), sum(sent.values()), tuple(sorted(placed)), "sha256"
     )
@@ -114,18 +135,29 @@ def _mark_complete(context: IngestContext, recording: Recording, placed: dict[st
 
 
 def _store_participants(context: IngestContext, recording: Recording, inventory: Inventory) -> None:
-    this_node = next((one.node for one in recording.discovery.manifests if one.node), None) or UNNAMED_NODE
     for file in (inventory.participant, *inventory.node_participants):
         if file is None:
             continue
         read = partial(read_source, inventory, file, limit=PARTICIPANT_BYTES_LIMIT)
         raw = context.reading(inventory.rec_id, file.path, read)
-        if not raw.strip():
-            continue
-        node = this_node if file is inventory.participant else node_of_file(file.path.rpartition("/")[2])
-        beside = (f"{NODE_PARTICIPANTS}/{node}.txt", f"{NODE_PARTICIPANTS}/{node}.{_short_digest(raw)}.txt")
-        names = (file.path, *(name for name in beside if name != file.path))
-        _store_once(context, recording.discovery.stored, names, raw)
+        if raw.strip():
+            _store_once(context, recording.discovery.stored, _participant_names(recording.discovery, file, raw), raw)
+
+
+def _participant_names(discovery: Discovery, file: SourceFile, raw: bytes) -> tuple[str, ...]:
+    this_node = next((one.node for one in discovery.manifests if one.node), None) or UNNAMED_NODE
+    node = this_node if file.path == PARTICIPANT else node_of_file(file.path.rpartition("/")[2])
+    beside = (f"{NODE_PARTICIPANTS}/{node}.txt", f"{NODE_PARTICIPANTS}/{node}.{_short_digest(raw)}.txt")
+    return (file.path, *(name for name in beside if name != file.path))
+
+
+def _is_known_there(stored: StoredRecording, names: tuple[str, ...], raw: bytes) -> bool:
+    for name in names:
+        if name not in stored.objects:
+            return False
+        if stored.objects[name].etag == _etag_of(raw):
+            return True
+    return False
 
 
 def _store_manifest(context: IngestContext, stored: StoredRecording, one: NamedManifest) -> str | None:
@@ -148,9 +180,8 @@ def _store_manifest(context: IngestContext, stored: StoredRecording, one: NamedM
 
 def _store_once(context: IngestContext, stored: StoredRecording, names: tuple[str, ...], raw: bytes) -> str:
     """Creates the document under the first name that is free or holds the same bytes already; that name."""
-    md5 = f'"{hashlib.md5(raw, usedforsecurity=False).hexdigest()}"'
     for name in names:
-        if name in stored.objects and stored.objects[name].etag == md5:
+        if name in stored.objects and stored.objects[name].etag == _etag_of(raw):
             return name
         key = raw_key(stored.rec_id, name)
         try:
@@ -170,6 +201,10 @@ def _says_the_same(one: NamedManifest, there: NamedManifest) -> bool:
         return True
     reconstructed = one.manifest.reconstruction and there.manifest.reconstruction
     return bool(reconstructed) and one.manifest.files == there.manifest.files
+
+
+def _etag_of(raw: bytes) -> str:
+    return f'"{hashlib.md5(raw, usedforsecurity=False).hexdigest()}"'
 
 
 def _short_digest(raw: bytes) -> str:

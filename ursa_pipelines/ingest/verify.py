@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from ursa_pipelines import failpoints
 from ursa_pipelines.catalog.entries import Entry
 from ursa_pipelines.errors import CatalogRowNotFound, ObjectNotFound, StoreUnavailable, UrsaError
 from ursa_pipelines.ingest.context import IngestContext, Watch
@@ -97,6 +98,7 @@ def verify(
             all_attested = attested and not of_objects
             of_objects += of_bytes
     proved = all_attested and not of_objects and not of_rows
+    failpoints.reached("verify.compared")
     segments = stored.segments.values()
     metadata = entry.recording.metadata or {}
     return Verification(
@@ -232,7 +234,7 @@ def _digest_if_there(
     """The SHA-256 of an object's bytes, or None if it is gone."""
     try:
         if info.size <= SMALL_OBJECT_BYTES:
-            return digest_at_once(context.raw, info.key)
+            return digest_at_once(context.raw, info)
         return streamed_digest(context.raw, info.key, check_stop=check_stop, on_bytes=on_bytes)
     except ObjectNotFound:
         return None

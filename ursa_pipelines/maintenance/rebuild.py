@@ -24,6 +24,7 @@ from itertools import islice
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ursa_pipelines import failpoints
 from ursa_pipelines.catalog.catalog import Catalog
 from ursa_pipelines.catalog.claims import read_claim
 from ursa_pipelines.catalog.corrections import keep_corrections
@@ -121,19 +122,24 @@ def rebuild(
         raise ValueError(f"shard={shard}: it is (which one, of how many), from 1")
     assets, writer = live.assets, context.writer
     started_at = _begin(assets, live, prefix, writer)
+    failpoints.reached("rebuild.begun")
     in_shard = _in_shard(shard)
     not_carried = [*_carry_over(assets, live.prefix, prefix, in_shard, writer)]
+    failpoints.reached("rebuild.carried_over")
     staging = _Staging(assets, prefix, follows_pointer=False, live=live, without_live={})
     rec_ids = [name for name in context.raw.list_directories(RECORDINGS) if is_rec_id(name) and in_shard(name)]
     outcomes: dict[str, Outcome | UrsaError] = {}
     watch = Watch(should_pause=should_pause)
     for rec_id, outcome in _each(replace(context, catalog=staging), rec_ids, watch):
+        failpoints.reached("rebuild.recording_done")
         outcomes[rec_id] = outcome
         if progress is not None:
             progress(len(outcomes), len(rec_ids))
+    failpoints.reached("rebuild.recordings_done")
     paused = any(isinstance(one, UploadInterrupted) for one in outcomes.values())
     if shard is None and not paused:
         fold.refold(assets, prefix, by=writer.by)
+        failpoints.reached("rebuild.folded")
     waits = (ManifestNotFound, RecordingNotSettled)
     errors = {
         rec_id: one

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from itertools import groupby
+from itertools import groupby, takewhile
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -28,7 +28,8 @@ from ursa_pipelines.ingest.sources import Source, changed_at, list_recordings
 from ursa_pipelines.ingest.watch import Arrival, look_at
 from ursa_pipelines.maintenance.narrowing import EVERYTHING, Only
 from ursa_pipelines.objects.keys import MARKERS, RECORDINGS
-from ursa_pipelines.objects.store import Bucket
+from ursa_pipelines.objects.store import Bucket, ObjectInfo
+from ursa_pipelines.objects.stored import is_segment
 from ursa_pipelines.recordings.identity import is_rec_id
 from ursa_pipelines.recordings.inventory import take_inventory
 from ursa_pipelines.recordings.settling import blocked_by_writer
@@ -76,6 +77,8 @@ class Standing:
     """Where a recording is. `unknown_on` are the sources that could not be read, so that it may be there too.
 
     `stored` is whether the bucket has any object of it, `marked` whether there is a commit marker, ours or a rig's.
+    `stored_bytes` is what its files come to there, None where its objects were not counted: a look at everything
+    lists no objects, unless the store `keeps_directories`.
     """
 
     rec_id: str
@@ -84,6 +87,7 @@ class Standing:
     stored: bool = False
     marked: bool = False
     rows: tuple[Registered, ...] = ()
+    stored_bytes: int | None = field(default=None, compare=False)
 
     @property
     def row(self) -> Registered | None:
@@ -112,6 +116,13 @@ class Standing:
         return bool(self.rows) and not self.stored
 
     @property
+    def is_short(self) -> bool:
+        """Whether the bucket has fewer bytes of it than were registered, as far as they were counted."""
+        if not self.stored or self.stored_bytes is None or len(self.rows) != 1:
+            return False
+        return self.stored_bytes < self.rows[0].bytes
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """In what bucket and catalog contradict one another, the worst first."""
         row = self.row
@@ -123,11 +134,18 @@ class Standing:
                 if copies
                 else "registered, but the bucket has no bytes of it, nor has a source that can be read"
             )
+        if row and self.is_short:
+            told.append(
+                f"lost in part: {row.bytes:,} bytes are registered, the bucket has {self.stored_bytes:,} of them"
+            )
         if len(self.rows) > 1:
             hashes = ", ".join(one.recording_hash[:8] for one in self.rows)
             told.append(f"registered {len(self.rows)} times, as {hashes}")
         # Without a marker it is right for what was found in the bucket, and for a half that waits for the other one.
-        if row and self.stored and not self.marked and row.ingested_from == "nas" and not row.nodes_missing:
+        # Where no source has it any more nobody can write the marker, and that all bytes were proved settles it.
+        is_settled = row and row.verification == "sha256" and not self.on_sources
+        is_to_be_marked = row and row.ingested_from == "nas" and not row.nodes_missing
+        if is_to_be_marked and self.stored and not self.marked and not is_settled:
             told.append("registered from a source, but without a commit marker")
         return tuple(told)
 
@@ -161,7 +179,7 @@ def reconcile(context: IngestContext, sources: Iterable[Source], only: Only = EV
     streams: list[Iterable[tuple[str, str, Any]]] = [
         ((rec_id, "row", row) for rec_id, row in rows),
         ((rec_id, "marked", True) for rec_id in marked if is_rec_id(rec_id)),
-        ((rec_id, "stored", True) for rec_id in stored if is_rec_id(rec_id)),
+        ((rec_id, "stored", size) for rec_id, size in stored.items() if is_rec_id(rec_id)),
         *(_sighted(context, source, found, only) for source in sources),
         ((rec_id, "asked", True) for rec_id in only.named),
     ]
@@ -201,18 +219,31 @@ def _standings(
             stored=bool(of_kind["stored"]),
             marked=bool(of_kind["marked"]),
             rows=tuple(of_kind["row"]),
+            stored_bytes=of_kind["stored"][0] if of_kind["stored"] else None,
         )
 
 
-def _listed(raw: Bucket, prefix: str, only: Only) -> list[str]:
-    """The recordings that have objects below a prefix, in order."""
+def _listed(raw: Bucket, prefix: str, only: Only) -> dict[str, int | None]:
+    """The recordings that have objects below a prefix, in order, with what those of files come to, if it is counted."""
     if only.rec_ids:
         with ThreadPoolExecutor(_LISTINGS_AT_ONCE, thread_name_prefix="listing") as pool:
-            there = pool.map(lambda rec_id: next(raw.list_objects(f"{prefix}{rec_id}/"), None), only.named)
-            return [rec_id for rec_id, first in zip(only.named, there, strict=True) if first]
+            found = pool.map(lambda rec_id: _counted(raw.list_objects(f"{prefix}{rec_id}/"), prefix), only.named)
+            return {rec_id: size for one in found for rec_id, size in one.items()}
+    low, high = prefix + only.low, prefix + only.high
+    if raw.keeps_directories:
+        objects = raw.list_objects(prefix, start_after=low)
+        return _counted(takewhile(lambda info: info.key < high, objects), prefix)
     if only.is_everything:
-        return raw.list_directories(prefix)
-    return raw.list_directories(prefix, start_after=prefix + only.low, before=prefix + only.high)
+        return dict.fromkeys(raw.list_directories(prefix))
+    return dict.fromkeys(raw.list_directories(prefix, start_after=low, before=high))
+
+
+def _counted(objects: Iterable[ObjectInfo], prefix: str) -> dict[str, int | None]:
+    sizes: dict[str, int | None] = {}
+    for info in objects:
+        rec_id, _, path = info.key.removeprefix(prefix).partition("/")
+        sizes[rec_id] = (sizes.get(rec_id) or 0) + (info.size if is_segment(path) else 0)
+    return sizes
 
 
 def _rows(catalog: Catalog, only: Only) -> Iterator[tuple[str, Registered]]:
@@ -323,7 +354,9 @@ def _require_mounted(source: Source) -> None:
             is_empty = next(entries, None) is None
     except OSError as error:
         raise SourceUnavailable(
-            f"the source {source.name} is not there any more ({error.strerror})", place=str(source.root)
+            f"the source {source.name} is not there any more ({error.strerror})",
+            place=str(source.root),
+            remedy=source.if_missing if isinstance(error, FileNotFoundError) else None,
         ) from None
     if is_empty:
         raise SourceUnavailable(f"the source {source.name} was unmounted meanwhile", place=str(source.root))

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rich.filesize import decimal
+
 from ursa_pipelines.recordings.rows import ModalityRow, RecordingRow
 
 
 @dataclass(frozen=True, repr=False)
 class RawBytes:
-    """One modality: each segment's key and content, sorted by key, and its row in the catalog."""
+    """One modality: each segment's key and content, sorted by key, and its row in the catalog.
+
+    `unproved` are the keys of those that could not be verified, because nothing states a digest of theirs.
+    """
 
     segments: tuple[tuple[str, bytes], ...]
     metadata: ModalityRow
+    unproved: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -23,8 +29,6 @@ class RawBytes:
         return f"RawBytes({self.metadata.modality}: {self._told()})"
 
     def _told(self) -> str:
-        from rich.filesize import decimal
-
         count = len(self.segments)
         return f"{count} segment{'' if count == 1 else 's'}, {decimal(self.size)}"
 

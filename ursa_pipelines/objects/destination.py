@@ -6,25 +6,39 @@ and no link below that directory is followed. What is there and is not ours is n
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from ursa_pipelines.errors import DestinationConflict, DestinationFull, SourceRefused
+from rich.filesize import decimal
+
+from ursa_pipelines.errors import DestinationConflict, DestinationFull, DestinationUnusable, SourceRefused, UrsaError
 from ursa_pipelines.objects.keys import raw_key
 from ursa_pipelines.recordings.layout import shown
 
 Layout = Literal["by_recording", "by_modality", "flat"]
 
 _PART_PREFIX, _PART_SUFFIX = ".ursa-", ".part"
+_NAME_BYTES = 255
+_WITHOUT_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_AGAIN = "then run it again; what is there is kept."
+_REMEDIES = {
+    errno.EACCES: f"Give yourself the right to read and write there, or choose another directory, {_AGAIN}",
+    errno.EPERM: f"Give yourself the right to read and write there, or choose another directory, {_AGAIN}",
+    errno.ENAMETOOLONG: f"Choose the layout by_recording, a directory with a shorter path, or another disk, {_AGAIN}",
+    errno.EFBIG: "The disk takes no file so large (FAT: 4 GB). Choose a directory on another one, then run it again.",
+    errno.EROFS: "Choose a directory on a disk that takes writes, then run it again.",
+}
 
 
 @dataclass(frozen=True)
@@ -59,8 +73,8 @@ class Planned:
 def lay_out(wanted: Iterable[WantedFile], dest: Path, layout: Layout) -> list[Planned]:
     """Each segment once, with its file below `dest`.
 
-    Raises `ValueError` for a layout that does not exist and if two files would have the same name in it, and
-    `SourceRefused` for a name that leads elsewhere.
+    Raises `ValueError` for a layout that does not exist and if two files would have the same name in it,
+    `SourceRefused` for a name that leads elsewhere, and `DestinationUnusable` for one that is too long for the disk.
     """
     _require_layout(layout)
     once = {(one.rec_id, one.path): one for one in reversed(list(wanted))}
@@ -69,6 +83,9 @@ def lay_out(wanted: Iterable[WantedFile], dest: Path, layout: Layout) -> list[Pl
     doubled = next((target for target, count in counts.items() if count > 1), None)
     if doubled is not None:
         raise ValueError(f"layout={layout!r} would give two files the name {doubled.name}; choose by_recording")
+    limit = _name_limit(dest)
+    for one in planned:
+        _require_short(one, dest, limit)
     return planned
 
 
@@ -95,53 +112,92 @@ def target_of(wanted: WantedFile, dest: Path, layout: Layout) -> Path:
 def is_there(planned: Planned, dest: Path) -> bool:
     """Whether a file of the right size stands under the name; its content is yet to be compared.
 
-    Raises `DestinationConflict` for anything else there, and for a link on the way to it.
+    Raises `DestinationConflict` for anything else there, and for a link on the way to it; `DestinationUnusable`.
     """
-    for above in reversed(planned.target.relative_to(dest).parents[:-1]):
-        place = dest / above
+    with on_disk(planned):
+        for place in _directories(planned, dest):
+            try:
+                _require_plain_directory(planned, place)
+            except FileNotFoundError:
+                return False
         try:
-            mode = place.lstat().st_mode
+            status = planned.target.lstat()
         except FileNotFoundError:
             return False
-        if not stat.S_ISDIR(mode):
-            raise _conflict(planned, "is a link" if stat.S_ISLNK(mode) else "is no directory", place)
+        if stat.S_ISREG(status.st_mode) and status.st_size == planned.wanted.size:
+            return True
+        raise other_content(planned)
+
+
+def make_directories(planned: Planned, dest: Path) -> None:
+    """Makes the directories on the way to the file; no link among them is followed. Raises as `is_there` does."""
+    for place in _directories(planned, dest):
+        with suppress(FileExistsError):
+            place.mkdir()
+        _require_plain_directory(planned, place)
+
+
+def make_destination(dest: Path) -> None:
+    """Makes the directory that everything goes to. Raises `DestinationUnusable`."""
     try:
-        status = planned.target.lstat()
-    except FileNotFoundError:
-        return False
-    if stat.S_ISREG(status.st_mode) and status.st_size == planned.wanted.size:
-        return True
-    raise other_content(planned)
+        dest.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(error, dest) from None
+
+
+def require_directory(dest: Path) -> None:
+    """Raises `DestinationConflict` if a file stands where the directory is or would be; `DestinationUnusable`."""
+    place = _nearest(dest)
+    if not place.is_dir():
+        raise DestinationConflict("is no directory", place=str(place))
+
+
+@contextmanager
+def on_disk(planned: Planned) -> Iterator[None]:
+    """Within it, what the operating system says of a file names the recording, the file and what to do.
+
+    Raises `DestinationFull`, and `DestinationUnusable`, which names no recording if it is about the whole disk.
+    """
+    try:
+        yield
+    except UrsaError:
+        raise
+    except OSError as error:
+        place, rec_id = str(planned.target), planned.wanted.rec_id
+        if error.errno in _FULL:
+            raise DestinationFull("the disk is full", recording=rec_id, place=place) from None
+        if error.errno in _WITHOUT_LOCKS:
+            raise DestinationUnusable(
+                "the file system knows no locks, so that two downloads could mix their bytes",
+                place=str(planned.target.parent),
+            ) from None
+        raise _unusable(error, planned.target, rec_id) from None
 
 
 def still_to_come(planned: Iterable[Planned], dest: Path) -> int:
     """The bytes that a download of these would fetch, by the sizes of what is there."""
-    return sum(one.wanted.size - _size_of_part(one) for one in planned if not _stands(one, dest))
+    return _to_come(one for one in planned if not _stands(one, dest))
 
 
 def other_content(planned: Planned) -> DestinationConflict:
     """What to say where a file with other content stands."""
-    return _conflict(planned, "exists with other content", planned.target)
+    return conflict(planned, "exists with other content", planned.target)
 
 
 def require_room(absent: Iterable[Planned], dest: Path) -> None:
     """Raises `DestinationFull` if the disk has not enough room for what is still to come."""
-    needed = sum(one.wanted.size - _size_of_part(one) for one in absent)
-    free = free_bytes(dest)
+    needed, free = _to_come(absent), free_bytes(dest)
     if needed > free:
         raise DestinationFull(
-            f"{_readable(needed)} are still to come and {_readable(free)} are free: "
-            f"{_readable(needed - free)} are missing; nothing was fetched",
+            f"{decimal(needed)} are still to come and {decimal(free)} are free: "
+            f"{decimal(needed - free)} are missing; nothing was fetched",
             place=str(dest),
         )
 
 
 def free_bytes(dest: Path) -> int:
-    """What the disk that `dest` is on, or will be on, has free."""
-    place = dest.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+    """What the disk that `dest` is on, or will be on, has free. Raises `DestinationUnusable`."""
+    return shutil.disk_usage(_nearest(dest)).free
 
 
 def remove_outdated_parts(absent: Iterable[Planned]) -> None:
@@ -151,18 +207,68 @@ def remove_outdated_parts(absent: Iterable[Planned]) -> None:
         if one.wanted.etag:
             wanted[one.target.parent][_part_stem(one.wanted.key)] = one.part.name
     for directory, stems in wanted.items():
-        with suppress(FileNotFoundError):
+        # What cannot be looked at is told when a file is to go there.
+        with suppress(OSError):
             for found in directory.iterdir():
                 stem, _, _ = found.name.rpartition("-")
                 if found.suffix == _PART_SUFFIX and stems.get(f"{stem}-", found.name) != found.name:
                     _remove_unless_in_use(found)
 
 
+def _directories(planned: Planned, dest: Path) -> list[Path]:
+    return [dest / above for above in reversed(planned.target.relative_to(dest).parents[:-1])]
+
+
+def _require_plain_directory(planned: Planned, place: Path) -> None:
+    mode = place.lstat().st_mode
+    if not stat.S_ISDIR(mode):
+        raise conflict(planned, "is a link" if stat.S_ISLNK(mode) else "is no directory", place)
+
+
+def _require_short(planned: Planned, dest: Path, limit: int) -> None:
+    longest = max((len(os.fsencode(name)) for name in planned.target.relative_to(dest).parts), default=0)
+    if longest > limit:
+        raise DestinationUnusable(
+            f"its name would have {longest} bytes, and this disk takes {limit}",
+            recording=planned.wanted.rec_id,
+            place=shown(planned.wanted.path),
+            remedy=_REMEDIES[errno.ENAMETOOLONG],
+        )
+
+
+def _name_limit(dest: Path) -> int:
+    try:
+        return os.pathconf(_nearest(dest), "PC_NAME_MAX")
+    except (OSError, ValueError):
+        return _NAME_BYTES
+
+
+def _nearest(dest: Path) -> Path:
+    """The directory itself, or the nearest above it that exists."""
+    place = dest.absolute()
+    try:
+        while not place.exists():
+            place = place.parent
+    except OSError as error:
+        raise _unusable(error, dest) from None
+    return place
+
+
+def _unusable(error: OSError, place: Path, rec_id: str | None = None) -> DestinationUnusable:
+    problem = f"it cannot be read or written there: {error.strerror or type(error).__name__}"
+    remedy = _REMEDIES.get(error.errno or 0, f"Look at this directory, or choose another one, {_AGAIN}")
+    return DestinationUnusable(problem, recording=rec_id, place=str(place), remedy=remedy)
+
+
 def _stands(planned: Planned, dest: Path) -> bool:
     try:
         return is_there(planned, dest)
-    except DestinationConflict:
+    except (DestinationConflict, DestinationUnusable):
         return False
+
+
+def _to_come(absent: Iterable[Planned]) -> int:
+    return sum(one.wanted.size - _size_of_part(one) for one in absent)
 
 
 def _remove_unless_in_use(part: Path) -> None:
@@ -175,7 +281,8 @@ def _remove_unless_in_use(part: Path) -> None:
             os.close(descriptor)
 
 
-def _conflict(planned: Planned, problem: str, place: Path) -> DestinationConflict:
+def conflict(planned: Planned, problem: str, place: Path) -> DestinationConflict:
+    """What to say where something stands in the way of a file."""
     return DestinationConflict(problem, recording=planned.wanted.rec_id, place=str(place))
 
 
@@ -186,7 +293,7 @@ def _require_layout(layout: str) -> None:
 
 def _size_of_part(planned: Planned) -> int:
     try:
-        return min(planned.part.stat().st_size, planned.wanted.size)
+        return min(planned.part.lstat().st_size, planned.wanted.size)
     except OSError:
         return 0
 
@@ -197,9 +304,3 @@ def _part_stem(key: str) -> str:
 
 def _short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _readable(size: int) -> str:
-    from rich.filesize import decimal
-
-    return decimal(size)

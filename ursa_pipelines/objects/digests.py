@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from ursa_pipelines.errors import UploadInterrupted
+from ursa_pipelines.errors import StoreUnavailable, UploadInterrupted
 from ursa_pipelines.objects.keys import uri
 from ursa_pipelines.objects.proof import stored_digest
 from ursa_pipelines.objects.reading import unless_it_hangs
@@ -122,7 +122,10 @@ class DigestCache:
     def flush(self) -> None:
         """Writes what was kept and is not written yet."""
         with self._lock:
-            rows = [(place, *row) for place, row in self._pending.items()]
+            rows = [
+                (place, version, _sealed(place, version, sha256), kept_at)
+                for place, (version, sha256, kept_at) in self._pending.items()
+            ]
             self._pending, self._pending_bytes = {}, 0
             if rows:
                 self._try(lambda connection: _insert(connection, rows))
@@ -132,7 +135,7 @@ class DigestCache:
             if self._pending:
                 self.flush()
             rows = self._try(lambda connection: connection.execute(_SELECT, (place, version)).fetchall()) or []
-        return next((sha256 for (sha256,) in rows if isinstance(sha256, str) and _DIGEST.fullmatch(sha256)), None)
+        return next((sha256 for (kept,) in rows if (sha256 := _unsealed(place, version, kept))), None)
 
     def _keep(self, place: bytes, version: str, sha256: str, size: int) -> None:
         with self._lock:
@@ -219,7 +222,7 @@ def digests_in_bucket(
         check_stop()
         path = path_of[info.key]
         if info.size <= SMALL_OBJECT_BYTES:
-            sha256 = digest_at_once(bucket, info.key)
+            sha256 = digest_at_once(bucket, info)
         else:
             sha256 = stored_digest(bucket, info.key, check_stop=check_stop, on_bytes=partial(on_bytes, path))
         if cache is not None:
@@ -243,9 +246,15 @@ def marked_digest(stored: StoredRecording, path: str) -> str | None:
     return sha256 if is_proved else None
 
 
-def digest_at_once(bucket: Bucket, key: str) -> str:
-    """The SHA-256 of a small object's bytes: one request. Raises `ObjectNotFound`."""
-    return hashlib.sha256(bucket.get(key)[0]).hexdigest()
+def digest_at_once(bucket: Bucket, info: ObjectInfo) -> str:
+    """The SHA-256 of a small object's bytes: one request. Raises `ObjectNotFound`, `StoreUnavailable` if they are few.
+
+    An object that was replaced since `info` was listed has the digest that it has now.
+    """
+    body, now = bucket.get(info.key)
+    if now.etag == info.etag and len(body) != info.size:
+        raise StoreUnavailable("the answer was cut short", place=f"{bucket.name}/{info.key}")
+    return hashlib.sha256(body).hexdigest()
 
 
 def digest_objects(
@@ -284,6 +293,16 @@ def _insert(connection: sqlite3.Connection, rows: list[tuple[bytes, str, str, fl
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(_INSERT, rows)
     connection.execute("COMMIT")
+
+
+def _sealed(place: bytes, version: str, sha256: str) -> str:
+    """The digest with a checksum behind it: a bit that flips in this file must not become a manifest's digest."""
+    return sha256 + hashlib.sha256(b"\0".join((place, version.encode(), sha256.encode()))).hexdigest()[:16]
+
+
+def _unsealed(place: bytes, version: str, kept: object) -> str | None:
+    sha256 = kept[:64] if isinstance(kept, str) else ""
+    return sha256 if _DIGEST.fullmatch(sha256) and kept == _sealed(place, version, sha256) else None
 
 
 def _place(inventory: Inventory, file: SourceFile) -> bytes:

@@ -14,16 +14,18 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeGuard
 
-from ursa_pipelines.errors import DestinationConflict, ObjectNotFound, RecordingRefused, Retryable, UrsaError
+from ursa_pipelines.errors import DestinationConflict, DestinationUnusable, RecordingRefused, Retryable, UrsaError
 from ursa_pipelines.objects.destination import (
     Layout,
     Planned,
     WantedFile,
     is_there,
     lay_out,
+    make_destination,
     remove_outdated_parts,
+    require_directory,
     require_room,
 )
 from ursa_pipelines.objects.fetching import Stopped
@@ -38,12 +40,15 @@ Phase = Literal["start", "plan_done", "modality_start", "file_done", "modality_d
 _WORKERS = 8
 _LOOK_SECONDS = 0.1
 _PATIENCE_AFTER_A_STOP = 1.0
-_OF_ONE_RECORDING = (DestinationConflict, ObjectNotFound, RecordingRefused, Retryable)
+_OF_ONE_RECORDING = (DestinationConflict, RecordingRefused, Retryable)
 
 
 @dataclass(frozen=True)
 class DownloadProgress:
-    """One of six phase boundaries of a download. Bytes and files count what is on the disk and verified."""
+    """One of six phase boundaries of a download. Bytes and files count what is on the disk and verified.
+
+    Of `files_done`, `files_unproved` could not be: no manifest, marker or metadata states a digest of theirs.
+    """
 
     phase: Phase
     files_done: int
@@ -53,6 +58,7 @@ class DownloadProgress:
     rec_id: str | None = None
     modality: str | None = None
     current_file: str | None = None
+    files_unproved: int = 0
 
 
 def download_files(
@@ -70,12 +76,14 @@ def download_files(
 
     A file appears under its name only when its size and digest are right; one that is there already with the
     right content is kept, and one that an interrupted download left is continued. `on_bytes` is told now and then
-    how many bytes are on the disk. Raises `ContentMismatch`, `DestinationConflict` for a file with other content,
-    `DestinationFull`, and `ValueError` if two files would have the same name in this layout; the last three before
-    anything is fetched. With `on_failed` a recording that fails is told there by its id and does not stop the others.
+    how many bytes are on the disk. Raises `ContentMismatch`, `ObjectsMissing`, `DestinationUnusable` for a place that
+    the disk does not let it write, `DestinationConflict` for a file with other content, `DestinationFull`, and
+    `ValueError` if two files would have the same name in this layout; the last three before anything is fetched. With
+    `on_failed` a recording that fails is told there by its id and does not stop the others.
     """
     told = _Told(progress)
     told.tell("start")
+    require_directory(dest)
     planned = lay_out(plan(), dest, layout)
     told.files_total, told.bytes_total = len(planned), sum(one.wanted.size for one in planned)
     told.tell("plan_done")
@@ -83,7 +91,7 @@ def download_files(
     with DaemonExecutor(workers, "download") as pool:
         crew = _Crew(pool, on_bytes, on_failed)
         absent = _absent(raw, planned, dest, crew)
-        calls = {one: partial(bring, raw, one, stop=crew.stop, on_bytes=crew.count) for one in absent}
+        calls = {one: partial(bring, raw, one, dest, stop=crew.stop, on_bytes=crew.count) for one in absent}
         coming = [one for one in planned if one.wanted.rec_id not in crew.failed]
         with closing(crew.run([(one, calls.get(one, _nothing)) for one in coming])) as outcomes:
             for _, group in groupby(coming, key=lambda one: (one.wanted.rec_id, one.wanted.modality)):
@@ -93,6 +101,7 @@ def download_files(
                     if next(outcomes):
                         written.append(one.target)
                         told.files_done, told.bytes_done = told.files_done + 1, told.bytes_done + one.wanted.size
+                        told.files_unproved += one.wanted.sha256 is None
                         told.tell("file_done", one.wanted)
                 told.tell("modality_done", segments[0].wanted)
         crew.beat()
@@ -106,6 +115,7 @@ def _absent(raw: Bucket, planned: Sequence[Planned], dest: Path, crew: _Crew) ->
     Nothing is fetched before all of it was looked at, so that a conflict or a full disk costs no hours.
     """
     there = {one for one in planned if crew.attempt(one, partial(is_there, one, dest))}
+    crew.beat()
     crew.tell_failed()
     comparing = [
         (one, partial(require_same, raw, one, stop=crew.stop, on_bytes=crew.count)) for one in planned if one in there
@@ -116,8 +126,14 @@ def _absent(raw: Bucket, planned: Sequence[Planned], dest: Path, crew: _Crew) ->
     absent = [one for one in planned if one not in there and one.wanted.rec_id not in crew.failed]
     if absent:
         require_room(absent, dest)
+        make_destination(dest)
         remove_outdated_parts(absent)
     return absent
+
+
+def _is_of_one_recording(error: BaseException) -> TypeGuard[UrsaError]:
+    # One that names no recording is about the whole disk.
+    return isinstance(error, _OF_ONE_RECORDING) or (isinstance(error, DestinationUnusable) and bool(error.recording))
 
 
 def _nothing() -> None:
@@ -129,7 +145,7 @@ class _Told:
 
     def __init__(self, progress: Callable[[DownloadProgress], None] | None) -> None:
         self._progress = progress
-        self.files_done = self.bytes_done = self.files_total = self.bytes_total = 0
+        self.files_done = self.bytes_done = self.files_total = self.bytes_total = self.files_unproved = 0
 
     def tell(self, phase: Phase, wanted: WantedFile | None = None) -> None:
         event = DownloadProgress(
@@ -141,6 +157,7 @@ class _Told:
             wanted.rec_id if wanted else None,
             wanted.modality if wanted else None,
             wanted.path if wanted and phase == "file_done" else None,
+            self.files_unproved,
         )
         logger.debug("%s", phase, extra={"download": event})
         if self._progress is not None:
@@ -179,7 +196,7 @@ class _Crew:
             return False
         except BaseException as error:  # noqa: BLE001 - raised in the thread that asked
             with self._lock:
-                if self._on_failed is not None and isinstance(error, _OF_ONE_RECORDING):
+                if self._on_failed is not None and _is_of_one_recording(error):
                     self.failed.setdefault(rec_id, error)
                 elif self._fatal is None:
                     self._fatal = error
@@ -187,7 +204,8 @@ class _Crew:
             return False
 
     def run(self, calls: Sequence[tuple[Planned, Callable[[], None]]]) -> Generator[bool]:
-        """Whether each call succeeded, in their order. The first error that concerns more than a recording is raised.
+        """Whether each call succeeded, in their order. The first error that concerns more than a recording is raised,
+        once those before it that succeeded were told.
 
         Whatever ends it early, the calls under way are given a second to stop, and keep what they have.
         """
@@ -197,7 +215,8 @@ class _Crew:
             for future in futures:
                 while not future.done() and not wait([future], timeout=_LOOK_SECONDS).done:
                     self.beat()
-                self._raise_fatal()
+                if not future.result():
+                    self._raise_fatal()
                 self.tell_failed()
                 yield future.result()
         except BaseException:
@@ -213,7 +232,6 @@ class _Crew:
 
     def tell_failed(self) -> None:
         """Tells of recordings that failed since the last time."""
-        self._raise_fatal()
         for rec_id in [rec_id for rec_id in list(self.failed) if rec_id not in self._told]:
             self._told.add(rec_id)
             if self._on_failed is not None:

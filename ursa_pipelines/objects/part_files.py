@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,17 +20,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from ursa_pipelines import failpoints
 from ursa_pipelines.errors import (
     ContentMismatch,
     DestinationBusy,
-    DestinationConflict,
-    DestinationFull,
-    DestinationUnusable,
     ETagMismatch,
     ObjectNotFound,
+    ObjectsMissing,
     StoreUnavailable,
 )
-from ursa_pipelines.objects.destination import Planned, WantedFile, other_content
+from ursa_pipelines.objects.destination import (
+    Planned,
+    WantedFile,
+    conflict,
+    make_directories,
+    on_disk,
+    other_content,
+)
 from ursa_pipelines.objects.fetching import check, fetch
 from ursa_pipelines.objects.proof import stored_digest
 from ursa_pipelines.objects.store import Bucket
@@ -39,60 +46,63 @@ logger = logging.getLogger("ursa.download")
 _BUFFER_BYTES = 1024 * 1024
 _LOOK_SECONDS = 0.2
 _BUSY_SECONDS = 60.0
-_WITHOUT_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 OnBytes = Callable[[int], None]
 """Told how many more bytes are on the disk; negative if some of them turned out to be useless."""
 
 
-def bring(raw: Bucket, planned: Planned, *, stop: threading.Event, on_bytes: OnBytes) -> None:
-    """Fetches what is missing of a segment and gives it its name.
+def bring(raw: Bucket, planned: Planned, dest: Path, *, stop: threading.Event, on_bytes: OnBytes) -> None:
+    """Fetches what is missing of a segment and gives it its name below `dest`.
 
     If the object was replaced since it was listed, the new one is fetched, which still must have the digest that the
-    manifest attests. Raises `ContentMismatch`, `DestinationConflict`, `DestinationFull`, `DestinationBusy`, and what
-    `fetch` raises; whatever is raised, what has come stays in the part file.
+    manifest attests. Raises `ContentMismatch`, `ObjectsMissing`, `DestinationConflict`, `DestinationFull`,
+    `DestinationUnusable`, `DestinationBusy`, and what `fetch` raises; whatever is raised, what has come stays in the
+    part file.
     """
-    if not planned.wanted.etag:
-        planned = _as_it_is_now(raw, planned)
-    try:
-        planned.target.parent.mkdir(parents=True, exist_ok=True)
+    with on_disk(planned), from_bucket(planned.wanted):
+        if not planned.wanted.etag:
+            planned = _as_it_is_now(raw, planned)
+        make_directories(planned, dest)
         try:
             _bring_version(raw, planned, stop, on_bytes)
         except ETagMismatch:
             _bring_version(raw, _as_it_is_now(raw, planned), stop, on_bytes)
-    except StoreUnavailable as error:
-        raise StoreUnavailable(
-            error.problem,
-            recording=planned.wanted.rec_id,
-            place=planned.wanted.path,
-            remedy="Check the network, then run it again; it goes on from what is there.",
-        ) from None
-    except OSError as error:
-        if error.errno in _WITHOUT_LOCKS:
-            raise DestinationUnusable(
-                "the file system knows no locks, so that two downloads could mix their bytes",
-                place=str(planned.target.parent),
-            ) from None
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise
-        raise DestinationFull("the disk is full", recording=planned.wanted.rec_id, place=str(planned.target)) from None
 
 
 def require_same(raw: Bucket, planned: Planned, *, stop: threading.Event, on_bytes: OnBytes) -> None:
     """Reads the file that is there; raises `DestinationConflict` if its digest is not the segment's."""
-    expected = planned.wanted.sha256 or stored_digest(raw, planned.wanted.key)
-    with planned.target.open("rb", buffering=0) as stream:
-        found = _hashed(stream, stop, on_bytes)
-    if found.hexdigest() != expected:
-        on_bytes(-planned.wanted.size)
-        raise other_content(planned)
+    with on_disk(planned), from_bucket(planned.wanted):
+        expected = planned.wanted.sha256 or stored_digest(raw, planned.wanted.key)
+        with planned.target.open("rb", buffering=0) as stream:
+            found = _hashed(stream, stop, on_bytes)
+        if found.hexdigest() != expected:
+            on_bytes(-planned.wanted.size)
+            raise other_content(planned)
+
+
+@contextmanager
+def from_bucket(wanted: WantedFile) -> Iterator[None]:
+    """Within it, what the store says of an object names the recording, the path and what to do."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise StoreUnavailable(
+            error.problem,
+            recording=wanted.rec_id,
+            place=wanted.path,
+            remedy="Check the network, then run it again; it goes on from what is there.",
+        ) from None
+    except ObjectNotFound:
+        raise ObjectsMissing(
+            "it was in the bucket when this began and is gone", recording=wanted.rec_id, place=wanted.path
+        ) from None
 
 
 def require_right(wanted: WantedFile, size: int, digest: str) -> None:
-    """Raises `ContentMismatch` if bytes that came are not those that the manifest attests."""
+    """Raises `ContentMismatch` if bytes that came are not those that are attested."""
     if size != wanted.size or (wanted.sha256 and digest != wanted.sha256):
         raise ContentMismatch(
-            "the bytes in the bucket are not what the manifest lists",
+            "the bytes in the bucket are not those that were ingested",
             recording=wanted.rec_id,
             place=wanted.path,
             remedy="Download it again; if it stays so, run `ursa verify --deep` for this recording.",
@@ -144,16 +154,18 @@ def _bring_version(raw: Bucket, planned: Planned, stop: threading.Event, on_byte
             planned.part.unlink()
             raise
         os.fsync(stream.fileno())
+        failpoints.reached("download.file_complete")
         if os.path.lexists(target):
             raise other_content(planned)
         planned.part.rename(target)
+        failpoints.reached("download.file_renamed")
 
 
 @contextmanager
 def _locked_part(planned: Planned, stop: threading.Event) -> Iterator[BinaryIO]:
     """The part file, which nobody else writes. Waits for another download of it for as long as that gets on."""
     part, size, since = planned.part, -1, time.monotonic()
-    while (stream := _try_lock(part)) is None:
+    while (stream := _try_lock(planned)) is None:
         check(stop)
         before, size = size, _size(part)
         if before == -1:
@@ -175,13 +187,19 @@ def _locked_part(planned: Planned, stop: threading.Event) -> Iterator[BinaryIO]:
                 part.unlink(missing_ok=True)
 
 
-def _try_lock(part: Path) -> BinaryIO | None:
+def _try_lock(planned: Planned) -> BinaryIO | None:
+    part = planned.part
     try:
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        # Opening a FIFO must not wait for somebody at its other end.
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        if error.errno != errno.ELOOP:
+        if error.errno not in {errno.ELOOP, errno.EISDIR}:
             raise
-        raise DestinationConflict("is a link", place=str(part)) from None
+        raise conflict(planned, "is a link" if error.errno == errno.ELOOP else "is a directory", part) from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        os.close(descriptor)
+        raise conflict(planned, "is no regular file with this name alone", part)
     stream = os.fdopen(descriptor, "r+b", buffering=0)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -83,6 +83,12 @@ def require_same_bytes(
     return info
 
 
+def stated_digest(bucket: Bucket, key: str) -> str | None:
+    """The SHA-256 that an object's writer stated, else the store's own; None without either or without the object."""
+    evidence = bucket.evidence(key)
+    return (_sha256_by_the_writer(evidence) or evidence.sha256) if evidence else None
+
+
 def stored_digest(
     bucket: Bucket,
     key: str,

@@ -25,6 +25,7 @@ from obstore.store import S3Store
 
 from ursa_pipelines.errors import ClockWrong, ETagMismatch, ObjectExists, ObjectNotFound, StoreDenied, StoreUnavailable
 from ursa_pipelines.objects.keys import is_disposable
+from ursa_pipelines.objects.signing_logs import keep_signatures_out_of_logs
 from ursa_pipelines.objects.wire import Wire, error_of_answer
 
 _RETRIES = 6
@@ -34,6 +35,16 @@ _CONNECT_SECONDS = 10
 _CONTROL_SECONDS = 120
 _CONTROL_ATTEMPTS = 4
 _STATUS = re.compile(r"status code: ([0-9]{3})")
+_CODE = re.compile(r"<Code>([A-Za-z0-9]{1,60})</Code>")
+_UNREACHABLE = (
+    ("dns error", "its name is not known (DNS)"),
+    ("ConnectionRefused", "nothing takes connections there"),
+    ("certificate", "its certificate is not accepted"),
+    ("TimedOut", "it did not answer in time"),
+    ("kind: Timeout", "it did not answer in time"),
+    ("kind: Connect", "no connection came about"),
+)
+"""What obstore's report of an error holds, and what that means."""
 _NOT_FROM_ENVIRONMENT = {
     "profile": (None, None, None, None),
     "config_file": (None, None, os.devnull, None),
@@ -77,13 +88,15 @@ class Evidence:
 class Endpoint:
     """Where a bucket is and how it is opened. `secret` returns (access key, secret key, session token).
 
-    `renew` fetches it again and tells whether it is another one now.
+    `renew` fetches it again and tells whether it is another one now. `keeps_directories` is set for a store that lists
+    a prefix for some time after the last object below it is gone, as SeaweedFS does.
     """
 
     url: str
     region: str
     secret: Callable[[], tuple[str, str, str | None]]
     renew: Callable[[], bool] = lambda: False
+    keeps_directories: bool = False
 
 
 class Bucket:
@@ -102,7 +115,11 @@ class Bucket:
         with self._speaking_of(key):
             result = obstore.get(self._store, key)
             info = _info(key, result.meta, result.attributes)
-            return bytes(result.bytes()), info
+            body = bytes(result.bytes())
+        if not info.etag:
+            # Every object has one; what has none is an error that was told with status 200.
+            raise StoreUnavailable("the answer is not that of an object", place=f"{self.name}/{key}")
+        return body, info
 
     def stream(self, key: str) -> Iterator[memoryview]:
         """The object's bytes in order. Raises `ObjectNotFound` and what `read` raises."""
@@ -159,15 +176,24 @@ class Bucket:
             int.from_bytes(_decoded(crc64nvme, 8), "big") if _decoded(crc64nvme, 8) else None,
         )
 
-    def list_objects(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects whose keys begin with `prefix` (which ends in `/`), 1,000 to a request, without metadata."""
+    @property
+    def keeps_directories(self) -> bool:
+        """Whether `list_directories` may name what has no objects any more."""
+        return self._endpoint.keeps_directories
+
+    def list_objects(self, prefix: str, *, start_after: str | None = None) -> Iterator[ObjectInfo]:
+        """All objects whose keys begin with `prefix` (which ends in `/`), 1,000 to a request, without metadata.
+
+        With `start_after` only those whose keys sort after that one.
+        """
         with self._speaking_of(prefix):
-            for page in obstore.list(self._store, prefix=prefix, chunk_size=1000):
+            for page in obstore.list(self._store, prefix=prefix, offset=start_after, chunk_size=1000):
                 for meta in page:
                     yield _info(meta["path"], meta, {})
 
     def list_directories(self, prefix: str, *, start_after: str | None = None, before: str | None = None) -> list[str]:
-        """The names directly below `prefix` (which ends in `/`) that have objects below them, in order.
+        """The names directly below `prefix` (which ends in `/`) that have objects below them, in order; or had them
+        lately, if the store `keeps_directories`.
 
         With `start_after` only those whose keys sort after that key, with `before` those that sort before that one;
         what lies beyond is not listed, but for the rest of a page.
@@ -257,6 +283,7 @@ class Bucket:
         from botocore.config import Config
         from botocore.session import Session
 
+        keep_signatures_out_of_logs()
         access_key, secret_key, token = self._endpoint.secret()
         session = boto3.Session(
             aws_access_key_id=access_key,
@@ -343,15 +370,15 @@ class Bucket:
         except (failures.PermissionDeniedError, failures.UnauthenticatedError) as error:
             if "RequestTimeTooSkewed" in str(error):
                 raise ClockWrong("the object store refused it: RequestTimeTooSkewed", place=place) from None
-            raise StoreDenied(f"the object store refused it: {_first_line(error)}", place=place) from None
+            raise StoreDenied(f"the object store refused it: {_code_of(error)}", place=place) from None
         except failures.BaseError as error:
             # What LIST is answered reaches us without a type of its own.
             status = _STATUS.search(str(error))
             if status and status[1] in {"401", "403"}:
-                raise StoreDenied(f"the object store refused it: {_first_line(error)}", place=place) from None
+                raise StoreDenied(f"the object store refused it: {_code_of(error)}", place=place) from None
             if status and status[1] == "404":
                 raise ObjectNotFound("there is no such bucket", place=place) from None
-            raise StoreUnavailable(f"the object store failed: {_first_line(error)}", place=place) from None
+            raise StoreUnavailable(_told_failure(error), place=place) from None
 
 
 def _info(key: str, meta: Any, attributes: Any) -> ObjectInfo:
@@ -368,5 +395,16 @@ def _decoded(base64_text: str, length: int) -> bytes:
     return decoded if len(decoded) == length else b""
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:300]
+def _code_of(error: Exception) -> str:
+    """S3's own code, else the HTTP status. All else that obstore tells holds the endpoint, which may be a secret."""
+    told = str(error)
+    found = _CODE.search(told) or _STATUS.search(told)
+    return found[1] if found else type(error).__name__
+
+
+def _told_failure(error: Exception) -> str:
+    told = str(error)
+    if _STATUS.search(told) or _CODE.search(told):
+        return f"the object store failed: {_code_of(error)}"
+    why = next((why for sign, why in _UNREACHABLE if sign in told), "the connection to it broke")
+    return f"the object store cannot be reached: {why}"

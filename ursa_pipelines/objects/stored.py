@@ -6,7 +6,9 @@ means that the recording is complete (DESIGN section 5, rule 4).
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +24,8 @@ from ursa_pipelines.recordings.merge import NamedManifest
 MARKER_FORMAT = "ursa_pipelines/1"
 PARTICIPANT_BYTES_LIMIT = 64 * 1024
 
+_DIGEST = re.compile("[0-9a-f]{64}")
+
 
 @dataclass(frozen=True)
 class Marker:
@@ -36,6 +40,11 @@ class Marker:
         known = self.document["files"].get(path)
         return known is not None and known.get("etag") == info.etag and known.get("sha256") == sha256
 
+    def digest_of(self, path: str) -> str | None:
+        """The SHA-256 that a file's bytes had when they were proved, or None."""
+        stated = self.document["files"].get(path, {}).get("sha256", "")
+        return stated if _DIGEST.fullmatch(stated) else None
+
 
 @dataclass(frozen=True)
 class StoredRecording:
@@ -49,11 +58,7 @@ class StoredRecording:
     @property
     def segments(self) -> dict[str, ObjectInfo]:
         """The objects that are neither manifests nor participant files."""
-        return {
-            path: info
-            for path, info in self.objects.items()
-            if path not in {MANIFEST, PARTICIPANT} and path.partition("/")[0] not in {NODE_MANIFESTS, NODE_PARTICIPANTS}
-        }
+        return {path: info for path, info in self.objects.items() if is_segment(path)}
 
     @property
     def stub(self) -> ObjectInfo | None:
@@ -79,6 +84,11 @@ def is_manifest(path: str) -> bool:
     """Whether a manifest lies under this path: the top-level one, or a node's."""
     head, _, tail = path.partition("/")
     return path == MANIFEST or (head == NODE_MANIFESTS and tail.endswith(".json") and "/" not in tail)
+
+
+def is_segment(path: str) -> bool:
+    """Whether what lies under this path is neither a manifest nor a participant's file."""
+    return path not in {MANIFEST, PARTICIPANT} and path.partition("/")[0] not in {NODE_MANIFESTS, NODE_PARTICIPANTS}
 
 
 def read_participants(bucket: Bucket, stored: StoredRecording) -> list[bytes]:
@@ -139,21 +149,32 @@ def _read_manifest(bucket: Bucket, rec_id: str, path: str, info: ObjectInfo) -> 
         raise ManifestInvalid(
             f"it has {info.size:,} bytes; at most {MANIFEST_BYTES_LIMIT:,} are read", recording=rec_id, place=key
         )
-    raw, _ = bucket.get(key)
+    raw, now = bucket.get(key)
+    if now.sha256 and _DIGEST.fullmatch(now.sha256) and hashlib.sha256(raw).hexdigest() != now.sha256:
+        raise ManifestInvalid(
+            f"its bytes are not those that were stored, whose SHA-256 was {now.sha256}",
+            recording=rec_id,
+            place=key,
+            remedy="The stored copy is damaged: compare it with the one in the recording's directory.",
+        )
     return NamedManifest(path, parse_manifest(raw, rec_id=rec_id, place=key), raw)
 
 
 def _own_marker(raw: bytes) -> dict[str, Any] | None:
     try:
         document = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(document, dict) or document.get("format") != MARKER_FORMAT:
         return None
     files = document.get("files")
-    if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
+    if not isinstance(files, dict) or not all(map(_is_evidence, files.values())):
         return None
     return document if isinstance(document.get("recording_hash"), str) else None
+
+
+def _is_evidence(entry: object) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(name, ""), str) for name in ("sha256", "etag"))
 
 
 def _marker_bytes(rec_id: str, recording_hash: str, files: dict[str, dict[str, Any]]) -> bytes:

@@ -17,6 +17,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ursa_pipelines import failpoints
 from ursa_pipelines.errors import ETagMismatch, ObjectExists, ObjectNotFound, StoreUnavailable
 from ursa_pipelines.objects.keys import RECORDINGS, UPLOAD_RECORDS, upload_record_key
 from ursa_pipelines.objects.parts import MultipartUpload, StoredPart, create_upload, stored_parts
@@ -84,6 +85,7 @@ class UnfinishedUploads:
                 upload.abort()
                 raise
             if recorded:
+                failpoints.reached("upload.recorded")
                 return upload
             upload.abort()
         raise StoreUnavailable("other ingests keep starting an upload of it", place=f"{self.raw.name}/{key}")

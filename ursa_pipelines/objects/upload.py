@@ -20,6 +20,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
+from ursa_pipelines import failpoints
 from ursa_pipelines.errors import ContentMismatch, ObjectExists, StoreUnavailable, UploadInterrupted, UrsaError
 from ursa_pipelines.objects.line import Flow
 from ursa_pipelines.objects.parts import MultipartUpload, create_upload
@@ -124,6 +125,11 @@ class Uploader:
                     raise ObjectExists("the key was taken while the file was sent", place=outgoing.key) from None
         raise StoreUnavailable("its uploads keep vanishing", recording=self.rec_id, place=outgoing.file.path)
 
+    def settle(self, outgoing: Outgoing) -> None:
+        """Ends what an interrupted try has left recorded of a file that is in the bucket by now."""
+        if outgoing.file.size > self.transfers.limits.resume_above:
+            _unless_it_fails(partial(self._unfinished.settle, outgoing.key))
+
     def check(self) -> None:
         """Raises `UploadInterrupted` if another file failed, and what `check_stop` raises."""
         if self._stop.is_set():
@@ -197,6 +203,7 @@ class Uploader:
         except (ContentMismatch, ObjectExists):
             _unless_it_fails(partial(self._unfinished.abandon, upload))
             raise
+        failpoints.reached("upload.completed")
         _unless_it_fails(partial(self._unfinished.close, upload))
         return sent
 
@@ -274,6 +281,7 @@ class Uploader:
                 return 0
             take = _taking(flow, check_stop)
             upload.send(number, content, take, on_bytes=on_bytes, sleep=self._sleep)
+            failpoints.reached("upload.part_stored")
             return len(content)
         finally:
             # The buffer is used again once the job is done.

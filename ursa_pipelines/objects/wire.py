@@ -30,6 +30,7 @@ from ursa_pipelines.errors import (
     StoreUnavailable,
     UrsaError,
 )
+from ursa_pipelines.objects.signing_logs import keep_signatures_out_of_logs
 
 if TYPE_CHECKING:
     from ursa_pipelines.objects.store import Endpoint
@@ -169,8 +170,9 @@ class Wire:
         except (urllib3.exceptions.HTTPError, OSError) as error:
             # Its text holds the address, and may hold more.
             raise StoreUnavailable(f"the object store did not answer: {type(error).__name__}", place=place) from None
-        if answer.status >= 300:
-            code = _CODE.search(answer.data)
+        code = _CODE.search(answer.data)
+        # No answer to these requests has a body, unless it tells an error, with whatever status.
+        if answer.status >= 300 or code:
             raise error_of_answer(answer.status, code[1].decode() if code else "", place)
         return answer.headers
 
@@ -189,6 +191,7 @@ class Wire:
         from botocore.auth import S3SigV4Auth
         from botocore.credentials import Credentials
 
+        keep_signatures_out_of_logs()
         return S3SigV4Auth(Credentials(*self._endpoint.secret()), "s3", self._endpoint.region)
 
     @cached_property

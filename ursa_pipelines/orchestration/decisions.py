@@ -31,7 +31,10 @@ REASON_LIMIT = 500
 _MOST = 1_000
 """So many of the newest events of a kind are told."""
 
-_UNKNOWN = "no recording of this id is on a mounted source, in the bucket, in the catalog, or among the partitions"
+_UNKNOWN = (
+    "no recording of this id is on a mounted source, in the bucket, in the catalog, or among the partitions. Check the "
+    "id with `ursa status`, and mount the drive that has it."
+)
 _NOWHERE = "it is neither on a mounted source nor in the bucket, so there is nothing to try again"
 
 

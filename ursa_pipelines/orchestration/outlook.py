@@ -20,6 +20,7 @@ STATES: tuple[State, ...] = get_args(State)
 Due = Literal["", "arrive", "quarantine"]
 
 ATTEMPTS = 1 + AUTOMATIC_RETRIES
+_NOT_NOW = " (not now: "
 UNTOLD = "The run that had it ended without telling why: it was killed, or its machine went down."
 
 
@@ -53,16 +54,18 @@ def look_ahead(
     Times are seconds since 1970 UTC. `since` is when the catalog was read: what was registered after that is
     registered. `run_began` is when the newest of its runs that failed was created, if that is known.
     """
-    rec_id, row, last = standing.rec_id, standing.row, history.last
+    rec_id, row, last, quarantined = standing.rec_id, standing.row, history.last, history.quarantined
     if last and row and row.registered_at > last.at:
         # Somebody registered it since, without Dagster.
         last = None
+    if quarantined and row and row.registered_at > quarantined.at:
+        quarantined = None
     if status == dg.AssetPartitionStatus.IN_PROGRESS:
         return Outlook(rec_id, "running", "a run has it", attempts=history.attempts)
     if history.waived is not None:
         return Outlook(rec_id, "waived", history.waived.reason, attempts=history.attempts)
-    if history.quarantined is not None:
-        return Outlook(rec_id, "quarantined", history.quarantined.reason, attempts=history.attempts)
+    if quarantined is not None:
+        return Outlook(rec_id, "quarantined", quarantined.reason, attempts=history.attempts)
     if status == dg.AssetPartitionStatus.FAILED and (_is_blank(history) or run_began > last_event(history)):
         untold = Mark(rec_id, "failed", UNTOLD, retryable=True)
         told = replace(history, last=untold, attempts=history.attempts + 1)
@@ -130,7 +133,9 @@ def _unregistered(standing: Standing, history: History, last: Mark | None) -> Ou
     due: Due = "arrive" if _ingestible(standing) else ""
     if last and last.kind in {"retried", "waiting"}:
         told = "retry asked for" if last.kind == "retried" else last.reason
-        return Outlook(rec_id, "waiting", told + _why_not_now(standing, due), due)
+        why_not = _why_not_now(standing, due)
+        # A run that found it blocked gave that as its reason.
+        return Outlook(rec_id, "waiting", told if _bare(why_not) in told else told + why_not, due)
     blocked = next((one.blocked for one in standing.on_sources if one.blocked), "")
     free = [one for one in standing.on_sources if _is_free(one)]
     if due and free:
@@ -165,10 +170,14 @@ def _why_not_now(standing: Standing, due: Due) -> str:
     if due:
         return ""
     if blocked := next((one.blocked for one in standing.on_sources if one.blocked), ""):
-        return f" (not now: {blocked})"
+        return f"{_NOT_NOW}{blocked})"
     if standing.unknown_on:
-        return f" (not now: {', '.join(standing.unknown_on)} cannot be read)"
+        return f"{_NOT_NOW}{', '.join(standing.unknown_on)} cannot be read)"
     return ""
+
+
+def _bare(why_not: str) -> str:
+    return why_not.removeprefix(_NOT_NOW).removesuffix(")")
 
 
 def _changed_since(standing: Standing, failed: Mark) -> bool:

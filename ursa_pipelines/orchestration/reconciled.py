@@ -94,8 +94,10 @@ class Tally:
         self.recordings += 1
         self.states[outlook.state] += 1
         found = problems(case)
-        if found and outlook.state != "waived":
-            (self.lost if is_lost(case) else self.drifted)[standing.rec_id] = "; ".join(found)
+        if is_lost(case):
+            self.lost[standing.rec_id] = "; ".join(found)
+        elif found and outlook.state != "waived":
+            self.drifted[standing.rec_id] = "; ".join(found)
         if outlook.state == "quarantined":
             self.held.append(standing.rec_id)
         if outlook.due == "quarantine":

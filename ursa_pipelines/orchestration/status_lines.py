@@ -4,13 +4,15 @@ The table of the asset `reconciliation` and `ursa status` show these texts. Peop
 are colours of partitions: where bucket and catalog contradict one another, that is the state, unless something else
 has to be settled first.
 
-- `lost`: the catalog has it, the bucket has no bytes of it; or a run registered it, and neither has it any more;
+- `lost`: the catalog has it, the bucket has no bytes of it, or fewer where they were counted; or a run registered it,
+  and neither has it any more. A waiver accepts what a recording lacks, never that its bytes are gone;
 - `contradiction`: registered twice, or ingested from a source without a commit marker;
 - `unknown`: it is nowhere that can be read, though somebody named it or a run had it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -35,7 +37,6 @@ TOLD_STATES: tuple[ToldState, ...] = get_args(ToldState)
 """The worst first."""
 
 NEEDS_A_PERSON = frozenset[ToldState]({"lost", "quarantined", "failed", "contradiction", "unknown"})
-_SETTLED_FIRST = frozenset({"running", "waived"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,9 @@ class StatusLine:
 def status_line(case: Case, *, is_automatic: bool) -> StatusLine:
     """`is_automatic` is whether a Dagster that is running takes up by itself what has arrived or is due."""
     state, outlook, found = _state(case), case.outlook, problems(case)
-    reason = "; ".join(part for part in (*found, outlook.reason) if part)
+    # Of an error that a run had, its recording and directory: the line says which it is.
+    told = re.sub(rf"(?:/[^:;()]*/)?{outlook.rec_id}: ", "", outlook.reason)
+    reason = "; ".join(part for part in (*found, told) if part)
     # What may pass by itself comes after what does not.
     rank = 2 * TOLD_STATES.index(state) + (state == "failed" and outlook.retryable)
     return StatusLine(
@@ -84,7 +87,8 @@ def problems(case: Case) -> tuple[str, ...]:
 
 def is_lost(case: Case) -> bool:
     """Whether the problem is that bytes are gone."""
-    return case.standing.is_lost or (not case.standing.rows and bool(problems(case)))
+    standing = case.standing
+    return standing.is_lost or standing.is_short or (not standing.rows and bool(problems(case)))
 
 
 def evidence(standing: Standing) -> str:
@@ -120,11 +124,11 @@ def _on_source(one: Sighted) -> str:
 
 def _state(case: Case) -> ToldState:
     standing, outlook = case.standing, case.outlook
-    if outlook.state in _SETTLED_FIRST:
+    if outlook.state == "running":
         return outlook.state
     if is_lost(case):
         return "lost"
-    if outlook.state in {"quarantined", "failed"}:
+    if outlook.state in {"quarantined", "failed", "waived"}:
         return outlook.state
     if problems(case):
         return "contradiction"
@@ -144,14 +148,15 @@ def _next_step(case: Case, state: ToldState, is_automatic: bool) -> str:
     if state == "unknown":
         return f"{_mount(standing) or 'Mount the drive that has it'}, or check the id."
     if state == "lost":
-        return _bring_back(standing, _again(outlook.rec_id, outlook.state))
+        return _bring_back(standing, _again(case))
     if state == "contradiction":
         return _settle(standing)
     if state == "partial":
         row = standing.row
         missing = ", ".join(row.nodes_missing) if row else ""
-        return f"Bring the drive of {missing}, then `ursa ingest {outlook.rec_id}` or `ursa waive {outlook.rec_id}`."
-    again = _again(outlook.rec_id, outlook.state)
+        waive = f'`ursa waive {outlook.rec_id} --reason "..."`'
+        return f"Bring the drive of {missing}, then `ursa ingest {outlook.rec_id}`; or {waive}."
+    again = _again(case)
     blocked = next((one for one in standing.on_sources if one.blocked), None)
     if state == "quarantined":
         return f"Mend it, then {again}."
@@ -164,8 +169,13 @@ def _next_step(case: Case, state: ToldState, is_automatic: bool) -> str:
     return _take_up(standing, again)
 
 
-def _again(rec_id: str, state: str) -> str:
-    return f"`ursa retry {rec_id}`" if state in {"failed", "quarantined"} else f"`ursa ingest {rec_id}`"
+def _again(case: Case) -> str:
+    rec_id, state, last = case.outlook.rec_id, case.outlook.state, case.history.last
+    if state in {"failed", "quarantined"}:
+        return f"`ursa retry {rec_id}`"
+    # What waits by Dagster's record only a run of Dagster's settles there: to an ingest it may be nothing new.
+    is_recorded = bool(case.standing.rows) or (last is not None and last.kind == "retried")
+    return f"`ursa backfill {rec_id}`" if state == "waiting" and is_recorded else f"`ursa ingest {rec_id}`"
 
 
 def _take_up(standing: Standing, again: str) -> str:
@@ -181,6 +191,8 @@ def _take_up(standing: Standing, again: str) -> str:
 
 
 def _bring_back(standing: Standing, again: str) -> str:
+    if standing.stored:
+        return f"`ursa verify {standing.rec_id}` names the files that are gone."
     if copies := _copies(standing):
         return f"{again} sends the copy on {copies[0].source}."
     return f"{_mount(standing) or 'Find the drive that has it and mount it'}, then {again}."
@@ -191,7 +203,7 @@ def _settle(standing: Standing) -> str:
         return f"`ursa verify {standing.rec_id}` tells which row the files are of."
     if _copies(standing):
         return f"`ursa ingest {standing.rec_id}` writes the marker."
-    return f"`ursa verify {standing.rec_id} --deep` tells whether it is whole."
+    return f"`ursa verify {standing.rec_id} --deep` settles it if every byte is right."
 
 
 def _mount(standing: Standing) -> str:

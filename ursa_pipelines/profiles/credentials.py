@@ -1,10 +1,12 @@
 """Credentials: fetched from 1Password on first use, or made by the embedded store; kept in memory only.
 
-They are never in an environment variable, a file, a log, a repr, an exception or a pickle (DESIGN section 7).
+They are never in an environment variable, a file, a log, a repr, an exception, a pickle or a core dump (DESIGN
+section 7).
 """
 
 from __future__ import annotations
 
+import resource
 import shutil
 import subprocess
 import threading
@@ -125,6 +127,7 @@ def _op_read(reference: str, timeout: float) -> str:
             place=reference,
             remedy="Install the 1Password CLI and sign in, then try again.",
         )
+    _leave_no_core_dump()
     try:
         done = subprocess.run(
             [program, "read", "--no-newline", reference],
@@ -155,6 +158,14 @@ def _op_read(reference: str, timeout: float) -> str:
             remedy="Look at that item and field in 1Password: it must hold one line of text.",
         )
     return value
+
+
+def _leave_no_core_dump() -> None:
+    """Lowers this process's limit, and that of all it starts from now on, to less than any dump needs (fault 78)."""
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    if most != 0:
+        # 0 keeps the kernel from writing a file only; at 1 it does not hand the dump to a crash reporter either.
+        resource.setrlimit(resource.RLIMIT_CORE, (1, most))
 
 
 def _raise_for(complaint: str, code: int, reference: str) -> NoReturn:

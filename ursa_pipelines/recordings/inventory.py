@@ -12,7 +12,7 @@ import os
 import stat
 import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NoReturn
@@ -51,6 +51,7 @@ class SourceFile:
     mtime_ns: int
     device: int
     inode: int
+    ctime_ns: int = 0
 
     def is_same_file(self, status: os.stat_result) -> bool:
         """Whether device, inode, size and mtime are still those that were listed."""
@@ -90,6 +91,15 @@ class Inventory:
         files = list(self._all_files())
         return f"{len(files)}-{sum(file.size for file in files)}-{self.newest_mtime_ns}"
 
+    @property
+    def state(self) -> str:
+        """What each file is called and when and how it was last written, in one string per file and sorted.
+
+        By ctime too, which tells of bytes that were replaced and given their old mtime, as `cp -p` does.
+        """
+        files = sorted((one.disk_path, one.size, one.mtime_ns, one.ctime_ns) for one in self._all_files())
+        return "\n".join("\t".join(map(str, one)) for one in files)
+
     def _all_files(self) -> Iterator[SourceFile]:
         yield from self.files.values()
         yield from self.node_manifests
@@ -124,6 +134,7 @@ def take_inventory(directory: Path, gets_on: Callable[[], None] = lambda: None) 
                     entry_stat.st_mtime_ns,
                     entry_stat.st_dev,
                     entry_stat.st_ino,
+                    entry_stat.st_ctime_ns,
                 )
             )
     return _sort_out(directory, rec_id, found, ignored)
@@ -274,7 +285,8 @@ def _open_directory(directory: Path, rec_id: str) -> Iterator[int]:
     try:
         yield descriptor
     finally:
-        os.close(descriptor)
+        with suppress(OSError):
+            os.close(descriptor)
 
 
 @contextmanager
@@ -290,7 +302,9 @@ def _descriptor(name: str, flags: int, parent: int, rec_id: str, place: str) -> 
     try:
         yield descriptor
     finally:
-        os.close(descriptor)
+        # Nothing was written; what a dead drive says at the end must not hide what it said before.
+        with suppress(OSError):
+            os.close(descriptor)
 
 
 def _unreadable(rec_id: str, place: str) -> SourceRefused:

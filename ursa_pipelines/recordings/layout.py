@@ -44,8 +44,6 @@ def refusal_of_path(path: str, *, rec_id: str) -> str | None:
     """
     if not path:
         return "is empty"
-    if _SURROGATE.search(path):
-        return "holds an unpaired surrogate"
     components = path.split("/")
     for component in components:
         if component in {"", ".", ".."}:
@@ -54,19 +52,31 @@ def refusal_of_path(path: str, *, rec_id: str) -> str | None:
         return "holds a backslash"
     if _DRIVE.search(path):
         return "holds a drive letter"
-    for character in "" if path.isascii() and path.isprintable() else path:
-        if unicodedata.category(character) in {"Cc", "Cf", "Zl", "Zp", "Cn", "Co"} or character in _INVISIBLE:
-            return f"holds the control, bidi or invisible character U+{ord(character):04X}"
+    hidden = hidden_in(path)
+    if hidden:
+        return hidden
     if unicodedata.normalize("NFC", path) != path:
         return "is not in Unicode form NFC"
     if len(components) > PATH_DEPTH_LIMIT:
         return f"is more than {PATH_DEPTH_LIMIT} levels deep"
     if len(path.encode()) + len(rec_id) + _KEY_OVERHEAD > KEY_BYTES_LIMIT:
         return f"makes a key of more than {KEY_BYTES_LIMIT} bytes"
-    if _folded(components[0]) in _RESERVED_DIRECTORIES or _folded(path) in _RESERVED_FILES:
+    if _folded(components[0]) in _RESERVED_DIRECTORIES | _RESERVED_FILES:
         return "is reserved for the recording's own bookkeeping"
     if is_clutter(path) or is_partial_copy(path):
         return "is the name of clutter or of an unfinished copy, which is never ingested"
+    return None
+
+
+def hidden_in(text: str) -> str | None:
+    """Why a text does not show all that it holds, or None if it does. Spaces of every kind are harmless."""
+    if text.isascii() and text.isprintable():
+        return None
+    if _SURROGATE.search(text):
+        return "holds an unpaired surrogate"
+    for character in text:
+        if unicodedata.category(character) in {"Cc", "Cf", "Zl", "Zp", "Cn", "Co"} or character in _INVISIBLE:
+            return f"holds the control, bidi or invisible character U+{ord(character):04X}"
     return None
 
 

@@ -230,9 +230,9 @@ def _finite_float(text: str) -> float:
 def _first_problem(error: ValidationError) -> tuple[str, str]:
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     first = problems[0]
-    if first["loc"][0] == "nodes":
+    if first["loc"][:1] == ("nodes",):
         # It may have two forms, and each reports why it is not the one; what got further is what was meant.
-        first = max((one for one in problems if one["loc"][0] == "nodes"), key=lambda one: len(one["loc"]))
+        first = max((one for one in problems if one["loc"][:1] == ("nodes",)), key=lambda one: len(one["loc"]))
     return first["msg"].removeprefix("Value error, "), _field_name(first["loc"])
 
 

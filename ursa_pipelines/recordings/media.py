@@ -1,7 +1,9 @@
 """What media files tell of a recording: how long it was, of what streams, and what is cut off (extra `[probe]`).
 
-Only what is known is told. Segments of one worker that are named alike but for a trailing number follow one another;
-what is named otherwise runs beside them (DESIGN section 2, worker and segments).
+Only what is known is told. A worker's files follow one another where they lie in one directory and their names differ
+in nothing but a number at their end that runs on without gaps, and that has two digits or is set apart (`seg_0000`,
+`seg_0001`, but not `mic1`, `mic2`); several such series that begin with the same number run beside one another. How
+long a worker with other names was, or with media files that cannot be looked at, is not known.
 """
 
 from __future__ import annotations
@@ -23,8 +25,11 @@ _KINDS = {
     ".edf": "edf",
     ".bdf": "edf",
 }
-_TRAILING_NUMBER = re.compile(r"[0-9]*\Z")
-LONGEST_SECONDS = 366 * 86_400.0
+_OTHER_MEDIA = re.compile(
+    r"\.(3gp|aac|aiff?|asf|avi|flv|m4a|mk[av]|mp3|mpe?g|mts|og[agv]|opus|ts|webm|wm[av]|cnt|eeg|gdf|set|vhdr|xdf)"
+)
+_NUMBERED = re.compile(r"(.*?)([0-9]+)", re.DOTALL)
+LONGEST_SECONDS = 7 * 86_400.0
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,10 @@ class MediaFacts:
 
 @dataclass(frozen=True)
 class MediaReport:
-    """What is known of those media files of a recording that were looked at, by path."""
+    """What is known of a recording's media files that were looked at, by path; `unseen` are those that cannot be."""
 
     facts: dict[str, MediaFacts] = field(default_factory=dict)
+    unseen: frozenset[str] = frozenset()
 
     @property
     def problems(self) -> dict[str, str]:
@@ -59,14 +65,20 @@ class MediaReport:
         workers: dict[str, dict[str, MediaFacts]] = defaultdict(dict)
         for path, facts in self.facts.items():
             workers[worker_of(path) or ""][path] = facts
+        for path in self.unseen:
+            workers.pop(worker_of(path) or "", None)
         lengths = [length for of_worker in workers.values() if (length := _length(of_worker)) is not None]
-        longest = max(lengths, default=None)
-        return longest if longest is None or longest <= LONGEST_SECONDS else None
+        return max((length for length in lengths if length <= LONGEST_SECONDS), default=None)
 
 
 def media_kind(path: str) -> str | None:
     """How a file of this name is read, or None if it is no media file that can be."""
     return _KINDS.get(PurePosixPath(path).suffix.lower())
+
+
+def is_media(path: str) -> bool:
+    """Whether a file of this name is sound, pictures or signals, even if it is of a kind that cannot be looked at."""
+    return media_kind(path) is not None or _OTHER_MEDIA.fullmatch(PurePosixPath(path).suffix.lower()) is not None
 
 
 def kind_in_part(kind: str) -> str:
@@ -75,11 +87,21 @@ def kind_in_part(kind: str) -> str:
 
 
 def _length(of_worker: Mapping[str, MediaFacts]) -> float | None:
-    tracks: dict[tuple[str, str], float] = defaultdict(float)
-    for path, facts in of_worker.items():
-        if facts.seconds is None:
+    """The length of its longest series of files, or None unless each file's length and place in a series are known."""
+    lengths = {path: facts.seconds for path, facts in of_worker.items() if facts.seconds is not None}
+    if len(lengths) < len(of_worker) or len({PurePosixPath(path).parent for path in lengths}) != 1:
+        return None
+    if len(lengths) == 1:
+        return sum(lengths.values())
+    numbers: dict[tuple[str, str], list[int]] = defaultdict(list)
+    seconds: dict[tuple[str, str], float] = defaultdict(float)
+    for path, length in lengths.items():
+        name = PurePosixPath(path.lower())
+        numbered = _NUMBERED.fullmatch(name.stem)
+        if numbered is None or not (len(numbered[2]) > 1 or (numbered[1] and not numbered[1][-1].isalnum())):
             return None
-        pure = PurePosixPath(path)
-        name = _TRAILING_NUMBER.sub("", str(pure.with_suffix("")))
-        tracks[name, pure.suffix.lower()] += facts.seconds
-    return max(tracks.values(), default=None)
+        numbers[numbered[1], name.suffix].append(int(numbered[2]))
+        seconds[numbered[1], name.suffix] += length
+    first = min(map(min, numbers.values()))
+    runs_on = all(sorted(one) == list(range(first, first + len(one))) for one in numbers.values())
+    return max(seconds.values()) if runs_on else None

@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 from ursa_pipelines.recordings.inventory import Inventory, SourceFile, open_source, reading_source
 from ursa_pipelines.recordings.layout import shown
-from ursa_pipelines.recordings.media import LONGEST_SECONDS, MediaFacts, MediaReport, media_kind
+from ursa_pipelines.recordings.media import LONGEST_SECONDS, MediaFacts, MediaReport, is_media, media_kind
 
 _READER = Path(__file__).with_name("media_reader.py")
 _PYTHON = (sys.executable, "-I", "-B")
@@ -32,6 +32,7 @@ _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS":
 _ANSWER_BYTES, _TEXT_LIMIT, _STREAMS_LIMIT = 64 * 1024, 200, 32
 _KNOWN_LIMIT = 100_000
 PATIENCE_SECONDS = 20.0
+_IDLE_SECONDS = 60.0
 _FAILURES_LIMIT = 3
 
 _Identity = tuple[int, int, int, int, int, str]
@@ -44,14 +45,16 @@ class ReaderFailed(Exception):
 class MediaProbe:
     """Reads media files, each once for as long as it stays as it is. Safe to use from several threads.
 
-    `patience` is the seconds that one file may take. Each thread that asks at the same time has a process of its own.
+    `patience` is the seconds that one file may take. Each thread that asks at the same time has a process of its own;
+    one that was asked nothing for `idle` seconds is ended, so that none is left of a probe that nobody closed.
     """
 
-    def __init__(self, *, python: Sequence[str] = _PYTHON, patience: float = PATIENCE_SECONDS) -> None:
-        self._python, self._patience = tuple(python), patience
+    def __init__(
+        self, *, python: Sequence[str] = _PYTHON, patience: float = PATIENCE_SECONDS, idle: float = _IDLE_SECONDS
+    ) -> None:
+        self._python, self._patience, self._idle_seconds = tuple(python), patience, idle
         self._idle: list[_Reader] = []
-        self._known: dict[_Identity, MediaFacts | None] = {}
-        self._lock = threading.Lock()
+        self._begin_anew()
 
     @staticmethod
     def is_installed() -> bool:
@@ -60,6 +63,7 @@ class MediaProbe:
 
     def facts_of(self, stream: BinaryIO, kind: str) -> MediaFacts | None:
         """What an open file tells; None if there is no library for its kind. Raises `ReaderFailed` or `OSError`."""
+        self._require_own_process()
         with self._lock:
             reader = self._idle.pop() if self._idle else None
         try:
@@ -77,12 +81,15 @@ class MediaProbe:
             reader.end()
             raise
         with self._lock:
+            reader.idle_since = time.monotonic()
             self._idle.append(reader)
+            self._watch_idle()
         return facts
 
     @property
     def pids(self) -> list[int]:
         """The reading processes that wait for a file."""
+        self._require_own_process()
         with self._lock:
             return [reader.pid for reader in self._idle]
 
@@ -92,15 +99,17 @@ class MediaProbe:
         files: Iterable[SourceFile],
         gets_on: Callable[[], None] = lambda: None,
     ) -> MediaReport:
-        """What those of the files that are media tell; `gets_on` is called for each. Others are left out.
+        """What those of the files that are media tell; `gets_on` is called for each that is looked at.
 
         Raises what opening a source raises: `SourceChanged`, `SourceUnavailable`, `SourceRefused`.
         """
         found: dict[str, MediaFacts] = {}
+        unseen: set[str] = set()
         failures = 0
         for file in files:
             kind = media_kind(file.path)
             if kind is None:
+                unseen |= {file.path} if is_media(file.path) else set()
                 continue
             gets_on()
             if failures >= _FAILURES_LIMIT:
@@ -113,13 +122,46 @@ class MediaProbe:
                 facts = MediaFacts(kind, problem=f"cannot be read: its reader {failure}")
             if facts is not None:
                 found[file.path] = facts
-        return MediaReport(found)
+            else:
+                unseen.add(file.path)
+        return MediaReport(found, frozenset(unseen))
 
     def close(self) -> None:
         """Ends the reading processes. It may be used again, and then starts new ones."""
+        self._require_own_process()
+        self._end_idle(0)
+
+    def _require_own_process(self) -> None:
+        """After a fork the readers are the parent's: two who ask one reader would get each other's answers."""
+        if os.getpid() != self._pid:
+            for reader in self._idle:
+                reader.leave()
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._idle = []
+        self._known: dict[_Identity, MediaFacts | None] = {}
+        self._lock = threading.Lock()
+        self._watch: threading.Timer | None = None
+        self._pid = os.getpid()
+
+    def _watch_idle(self) -> None:
+        if self._watch is None and self._idle:
+            self._watch = threading.Timer(self._idle_seconds, self._end_idle, (self._idle_seconds,))
+            self._watch.daemon = True
+            self._watch.start()
+
+    def _end_idle(self, seconds: float) -> None:
+        """Ends those readers that were asked nothing for so long, and sees to the others later."""
+        now = time.monotonic()
         with self._lock:
-            readers, self._idle = self._idle, []
-        for reader in readers:
+            ended = [reader for reader in self._idle if now - reader.idle_since >= seconds]
+            self._idle = [reader for reader in self._idle if reader not in ended]
+            if self._watch is not None:
+                self._watch.cancel()
+                self._watch = None
+            self._watch_idle()
+        for reader in ended:
             reader.end()
 
     def _facts(self, inventory: Inventory, file: SourceFile, kind: str) -> MediaFacts | None:
@@ -138,6 +180,8 @@ class MediaProbe:
 
 class _Reader:
     """One reading process."""
+
+    idle_since = 0.0
 
     def __init__(self, python: Sequence[str]) -> None:
         self._socket, theirs = socket.socketpair()
@@ -172,7 +216,12 @@ class _Reader:
             raise ReaderFailed(f"gave no answer for {patience:g} s") from None
         except OSError:
             raise ReaderFailed("crashed") from None
-        return _parsed(kind, answer)
+        return _parsed(kind, answer, os.fstat(descriptor).st_size)
+
+    def leave(self) -> None:
+        """Lets go of a process that another one has started."""
+        self._socket.close()
+        self._process.returncode = 0
 
     def end(self) -> None:
         self._socket.close()
@@ -182,7 +231,7 @@ class _Reader:
             self._process.wait(timeout=1)
 
 
-def _parsed(kind: str, answer: bytes) -> MediaFacts | None:
+def _parsed(kind: str, answer: bytes, size: int) -> MediaFacts | None:
     """The answer of a process that may have been taken over by the file it read."""
     try:
         document = json.loads(answer)
@@ -190,8 +239,10 @@ def _parsed(kind: str, answer: bytes) -> MediaFacts | None:
             return None
         seconds, streams, problem = document["seconds"], document["streams"], document["problem"]
         texts = [shown(str(text), _TEXT_LIMIT) for text in (problem, *streams[:_STREAMS_LIMIT])]
+        # A file of fewer bytes than seconds holds no recording of that length, whatever its header says.
+        longest = min(LONGEST_SECONDS, size)
         if seconds is not None and not (
-            isinstance(seconds, (int, float)) and math.isfinite(seconds) and 0 <= seconds <= LONGEST_SECONDS
+            isinstance(seconds, (int, float)) and math.isfinite(seconds) and 0 <= seconds <= longest
         ):
             seconds = None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

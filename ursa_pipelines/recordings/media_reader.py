@@ -25,7 +25,7 @@ _BOXES_LIMIT = 50_000
 _FIRST_BOXES = frozenset({b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid", b"pnot", b"sidx"})
 _LAST_BOXES = _FIRST_BOXES | {b"moof", b"mfra", b"meta", b"udta", b"emsg", b"prft", b"ssix"}
 _WAV_KINDS = (b"RIFF", b"RF64", b"BW64")
-_PARTS_BEFORE_DATA = {b"fmt ": 12, b"ds64": 16}
+_PARTS_BEFORE_DATA = {b"fmt ": 14, b"ds64": 16}
 _BYTES_TELL_TIME = frozenset({1, 3, 6, 7, 0xFFFE})
 _UNKNOWN_SIZE = 0xFFFFFFFF
 _NO_INDEX = "it has no index, as a recording that was cut off"
@@ -192,8 +192,9 @@ def _read_wav(stream: BinaryIO, size: int, soundfile: Any) -> Facts:
         if kind == b"ds64":
             whole, data_bytes = struct.unpack("<QQ", stream.read(16))
         elif kind == b"fmt ":
-            codec, _, _, rate = struct.unpack("<HHII", stream.read(12))
-            bytes_a_second = rate if codec in _BYTES_TELL_TIME else 0
+            # The bytes a second that it also states are not used by players, and wrong in some files.
+            codec, _, rate, _, frame_bytes = struct.unpack("<HHIIH", stream.read(14))
+            bytes_a_second = rate * frame_bytes if codec in _BYTES_TELL_TIME else 0
         elif kind == b"data":
             break
         place += 8 + length + length % 2
@@ -217,7 +218,7 @@ def _read_wav(stream: BinaryIO, size: int, soundfile: Any) -> Facts:
     try:
         with soundfile.SoundFile(stream) as sound:
             streams = (_told_of_sound(sound.subtype.lower(), sound),)
-            seconds = seconds if seconds is not None or problem else sound.frames / sound.samplerate
+            seconds = seconds if problem else sound.frames / sound.samplerate
     except soundfile.LibsndfileError:
         return Facts(seconds, (), problem or "cannot be read: its sound is in no known form")
     return Facts(seconds, streams, problem)

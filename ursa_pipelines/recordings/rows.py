@@ -33,6 +33,9 @@ BOOKKEEPING = frozenset(
 )
 """Metadata keys that tell how a row came about; row equality ignores them."""
 
+_LARGEST = 2**63 - 1
+"""What a column of the tables holds."""
+
 _SHOWN_METADATA = BOOKKEEPING | {"manifest_recording_id"}
 
 
@@ -90,7 +93,7 @@ class RecordingRow(Row):
     recording_hash: CatalogID
     participant_ids: list[CatalogID] = Field(default_factory=list)
     start_time: UtcTime
-    duration: timedelta = Field(ge=timedelta(0))
+    duration: timedelta = Field(ge=timedelta(0), le=timedelta(microseconds=_LARGEST))
     ended_at: UtcTime | None = None
     device_info: dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
@@ -113,8 +116,8 @@ class ModalityRow(Row):
     raw_storage_uri: str | None = None
     storage_uri: str | None = None
     ingestion_status: IngestionStatus = IngestionStatus.RAW
-    segment_count: int = Field(default=0, ge=0)
-    bytes: int = Field(default=0, ge=0)
+    segment_count: int = Field(default=0, ge=0, le=_LARGEST)
+    bytes: int = Field(default=0, ge=0, le=_LARGEST)
     metadata: dict[str, Any] | None = None
 
 

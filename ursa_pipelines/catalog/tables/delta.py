@@ -15,7 +15,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from ursa_pipelines.catalog.tables.schemas import PARTITION, SCHEMAS
+from ursa_pipelines.catalog.tables.schemas import PARTITION, SCHEMAS, table_damaged
 from ursa_pipelines.errors import CatalogError, StoreDenied, StoreUnavailable
 from ursa_pipelines.objects.store import Bucket
 
@@ -131,7 +131,7 @@ def among(column: str, values: Collection[str]) -> str:
 @contextmanager
 def speaking_of(assets: Bucket, prefix: str, name: str) -> Iterator[None]:
     """Turns what Delta Lake and Polars raise into errors of this package; lost races (`CommitFailedError`) pass."""
-    from polars.exceptions import ComputeError
+    from polars.exceptions import ComputeError, PanicException, PolarsError
 
     place = f"{assets.name}/{prefix}/tables/{name}"
     try:
@@ -149,6 +149,8 @@ def speaking_of(assets: Bucket, prefix: str, name: str) -> Iterator[None]:
                 remedy="Run `ursa catalog fold`; the entries hold everything.",
             ) from None
         raise StoreUnavailable(f"the table failed: {told[:300]}", place=place) from None
+    except (PolarsError, PanicException) as error:
+        raise table_damaged(type(error).__name__, place=place) from None
 
 
 def _partition_by(name: str) -> list[str] | None:

@@ -25,6 +25,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
+from ursa_pipelines import failpoints
 from ursa_pipelines.catalog.edits import ParticipantEdit, read_edit, read_edits
 from ursa_pipelines.catalog.entries import Entry, read_entry
 from ursa_pipelines.catalog.tables import delta
@@ -132,6 +133,7 @@ def refold(assets: Bucket, prefix: str, *, by: str, progress: Callable[[int], No
                 rows = people if name == "participants" else spool.reader(name)
                 with delta.speaking_of(assets, prefix, name):
                     delta.begin_anew(table, name, rows, head.gen, note)
+                failpoints.reached("refold.table_written")
         except CommitFailedError:
             return Folded(count, 0, len(marks), head.versions, True, time.monotonic() - started)
     return _finish(assets, prefix, head, etag, tables, marks, txns, count, by=by, epoch=head.epoch + 1, began=started)
@@ -153,6 +155,7 @@ class _Fold:
 
     def run(self) -> Folded:
         self.head, etag = stamp(self.assets, self.prefix)
+        failpoints.reached("fold.stamped")
         tables = _opened(self.assets, self.prefix, self.head)
         if tables is None:
             return refold(self.assets, self.prefix, by=self.by)
@@ -207,6 +210,7 @@ class _Fold:
             else:
                 held = recorded if self.is_whole or name == "recordings" else self._seqs(name, pairs, gone, found)
                 self._fold_rows(name, pairs, held, gone, found)
+            failpoints.reached("fold.table_written")
 
     def _fold_rows(
         self, name: str, pairs: Sequence[Pair], held: dict[str, int], gone: dict[str, set[str]], found: Differences
@@ -327,8 +331,10 @@ def _finish(
     as_seen = _concurrently(lambda name: delta.is_newest(assets, prefix, name, versions[name]), list(versions))
     if not all(as_seen) or not swap(assets, prefix, head, etag, versions=versions, epoch=epoch, by=by):
         return Folded(count, 0, len(marks), head.versions, True, time.monotonic() - began)
+    failpoints.reached("fold.head_swapped")
     done = [mark for mark in marks if _is_folded(mark, txns) or time.time() - mark.modified > _MARK_SECONDS]
     remove(assets, done)
+    failpoints.reached("fold.marks_removed")
     return Folded(count, len(done), len(marks) - len(done), versions, False, time.monotonic() - began)
 
 
@@ -352,7 +358,11 @@ def _months(pairs: Iterable[Pair], gone: dict[str, set[str]], found: Differences
 
 def _all_entries(assets: Bucket, prefix: str) -> Iterator[list[Pair]]:
     hashes = (info.key.rpartition("/")[2].removesuffix(".json") for info in assets.list_objects(f"{prefix}/entries/"))
+    seen: set[str] = set()
     while portion := list(islice(hashes, _ENTRIES_AT_ONCE)):
+        # A page that LIST repeats must not give rows twice.
+        portion = [one for one in dict.fromkeys(portion) if one not in seen]
+        seen.update(portion)
         found = _concurrently(lambda recording_hash: read_entry(assets, prefix, recording_hash), portion)
         yield [pair for pair in found if pair is not None]
 

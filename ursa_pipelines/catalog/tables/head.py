@@ -17,6 +17,8 @@ from ursa_pipelines.errors import CatalogError, CatalogVersionUnknown, ETagMisma
 from ursa_pipelines.objects.store import Bucket
 from ursa_pipelines.recordings.manifest import UtcTime
 
+_Count = Annotated[int, Field(ge=0, lt=2**63 - 1)]
+
 
 class Head(BaseModel):
     """The content of HEAD.json. `epoch` counts how often the tables were begun from nothing."""
@@ -24,9 +26,9 @@ class Head(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
 
     version: Annotated[int, Field(ge=1)] = CATALOG_VERSION
-    gen: int
-    epoch: int = 0
-    versions: dict[str, int] = Field(default_factory=dict)
+    gen: _Count
+    epoch: _Count = 0
+    versions: dict[str, _Count] = Field(default_factory=dict)
     folded_at: UtcTime | None = None
     folded_by: str = ""
 

@@ -21,11 +21,20 @@ import pyarrow as pa
 from ursa_pipelines.catalog.claims import read_claim
 from ursa_pipelines.catalog.edits import ParticipantEdit, read_edit
 from ursa_pipelines.catalog.entries import Entry, read_entry
+from ursa_pipelines.catalog.pointer import require_known_version
 from ursa_pipelines.catalog.results import Where
 from ursa_pipelines.catalog.tables.filters import compile_where, names_asked_for
 from ursa_pipelines.catalog.tables.head import Head, read_head
 from ursa_pipelines.catalog.tables.participants import Record, advance
-from ursa_pipelines.catalog.tables.schemas import PARTITION, SCHEMAS, events_of, modalities_of, recordings_of, row_of
+from ursa_pipelines.catalog.tables.schemas import (
+    PARTITION,
+    SCHEMAS,
+    events_of,
+    modalities_of,
+    recordings_of,
+    row_of,
+    table_damaged,
+)
 from ursa_pipelines.catalog.tail import read_tail
 from ursa_pipelines.errors import CatalogError, RecordingIdInvalid, StoreUnavailable
 from ursa_pipelines.objects.store import Bucket
@@ -101,6 +110,9 @@ class Snapshot:
         assets, prefix = tables.assets, tables.prefix
         marked = tuple(dict.fromkeys(name for mark in read_tail(assets, prefix) for name in mark.names))
         found = read_head(assets, prefix)
+        if found is None and not marked:
+            # Empty, or no catalog at all: then the pointer is damaged.
+            require_known_version(assets, prefix)
         newer = read_entries(assets, prefix, marked)
         hashes = {entry.recording.recording_hash for entry, _ in newer}
         edited = frozenset(name for name in marked if name not in hashes and not _DERIVED_HASH.fullmatch(name))
@@ -179,6 +191,9 @@ class Snapshot:
         except (OSError, pl.exceptions.ComputeError) as error:
             told = str(error).partition("\n")[0][:300]
             raise StoreUnavailable(f"the table could not be read: {told}", place=place) from None
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            # Such as a column that is missing: our questions fit the tables as they were written.
+            raise table_damaged(type(error).__name__, place=place) from None
 
     def _overlaid(self, table: str) -> pl.LazyFrame:
         import polars as pl

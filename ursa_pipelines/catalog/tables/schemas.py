@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from ursa_pipelines.catalog.entries import Entry
+from ursa_pipelines.errors import CatalogError
 from ursa_pipelines.recordings.rows import ModalityRow, ParticipantRow, RecordingRow, Row
 
 TableName = Literal["modalities", "participants", "events", "recordings"]
@@ -137,7 +138,22 @@ def events_of(entries: Iterable[tuple[Entry, str]]) -> pa.Table:
 
 
 def row_of(table: str, record: dict[str, Any]) -> Row:
-    """The row in one record of a table, as `to_pylist()` gives it. Raises `pydantic.ValidationError`."""
+    """The row in one record of a table, as `to_pylist()` gives it. Raises `CatalogError` for one that is damaged."""
+    try:
+        return _row_of(table, record)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise table_damaged(f"a row of it is none ({type(error).__name__})", place=f"tables/{table}") from None
+
+
+def table_damaged(how: str, *, place: str) -> CatalogError:
+    return CatalogError(
+        f"the table is damaged: {how}",
+        place=place,
+        remedy="Run `ursa catalog fold --all`, which makes the tables anew; the entries hold everything.",
+    )
+
+
+def _row_of(table: str, record: dict[str, Any]) -> Row:
     fields = {key: value for key, value in record.items() if key not in _OF_THE_INDEX[table]}
     for key in _JSON:
         if fields.get(key) is not None:

@@ -15,6 +15,7 @@ from datetime import timedelta
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
+from ursa_pipelines import failpoints
 from ursa_pipelines.catalog.tables import delta
 from ursa_pipelines.catalog.tables.head import Head, read_head, stamp, swap
 from ursa_pipelines.catalog.tables.schemas import PARTITION, SCHEMAS, TABLES
@@ -68,6 +69,7 @@ def compact(
         with delta.speaking_of(assets, prefix, name):
             upkeep = _kept_up(assets, prefix, name, table, head, retention, dry_run)
             if not dry_run:
+                failpoints.reached("compact.table_done")
                 _checkpoint(assets, prefix, name, table)
         versions[name] = table.version()
         done.append(upkeep)
@@ -75,6 +77,7 @@ def compact(
         return done
     is_as_seen = all(delta.is_newest(assets, prefix, name, version) for name, version in versions.items())
     if is_as_seen and swap(assets, prefix, head, etag, versions=versions, epoch=head.epoch, by=by):
+        failpoints.reached("compact.head_swapped")
         return done
     return [replace(upkeep, gave_up=True) for upkeep in done]
 

@@ -10,13 +10,13 @@ from ursa_pipelines.catalog.tables.schemas import TABLES
 from ursa_pipelines.errors import CatalogNotInitialized
 from ursa_pipelines.maintenance.checkup.check import Finding, Look
 from ursa_pipelines.maintenance.checkup.doors import Doors
+from ursa_pipelines.objects.keys import ACTIVE_POINTER
 from ursa_pipelines.objects.store import Bucket
 
 _SECONDS = 40.0
 _FOLD_ABOVE = 256
 _COUNTED = 100_000
-_PREFIXES_TOLD = 3
-_NO_CATALOG = "Name a prefix that has one: `ursa catalog rollback` goes back to the one before."
+_PREFIXES_TOLD, _PREFIXES_TRIED = 3, 10
 _FOLD = "Run `ursa catalog fold`."
 
 
@@ -37,7 +37,8 @@ def _look_at_pointer(doors: Doors) -> Finding:
     try:
         require_known_version(assets, prefix)
     except CatalogNotInitialized as error:
-        raise CatalogNotInitialized(error.problem, place=error.place, remedy=_NO_CATALOG) from None
+        remedy = _put_back(assets, pointer, in_profile=bool(staging))
+        raise CatalogNotInitialized(error.problem, place=error.place, remedy=remedy) from None
     told = prefix
     if staging and staging != pointer.prefix:
         told = f"{staging}, which the profile names; live is {pointer.prefix}"
@@ -49,6 +50,16 @@ def _look_at_pointer(doors: Doors) -> Finding:
         remedy = f"Run `ursa catalog {command}` again."
         return Finding(f"{told}; what {pointer.sweep.source} got meanwhile is still to come", "warning", remedy)
     return Finding(told)
+
+
+def _put_back(assets: Bucket, pointer: Pointer, *, in_profile: bool) -> str:
+    # `rollback` needs a live catalog to go back from.
+    known = dict.fromkeys([*((pointer.prefix,) if in_profile else ()), *pointer.previous, DEFAULT_PREFIX])
+    found = next((name for name in islice(known, _PREFIXES_TRIED) if assets.head(f"{name}/CATALOG.json")), None)
+    place = "`catalog_prefix` of the profile" if in_profile else f"`prefix` of {ACTIVE_POINTER} in {assets.name}"
+    if found is None:
+        return f"Put back by hand into {place} what it was; below the prefix of a catalog there is a CATALOG.json."
+    return f"Put {found} back by hand into {place}: there is a catalog."
 
 
 def _look_at_tables(doors: Doors) -> Finding:

@@ -37,12 +37,25 @@ def host_looks(profile: Profile, state: Path) -> list[Look]:
     looks = [Look("python", _look_at_python), Look("packages", _look_at_packages)]
     if profile.store == "embedded":
         looks.append(Look("object store program", _look_at_weed))
+    elsewhere = "set DAGSTER_HOME to a directory that you may write to."
+    is_here = profile.store == "embedded" and not os.environ.get("DAGSTER_HOME")
     places = {
-        "disk of the state directory": (state, f"Free space on the disk that holds {state}."),
-        "disk of Dagster": (_dagster_home(), "Free space there, or delete old runs in the Dagster UI."),
+        "disk of the state directory": (
+            state,
+            f"Free space on the disk that holds {state}.",
+            "Change to a directory that you may write to, or say --profile r2."
+            if is_here
+            else f"Make {state} one that you may write to, or {elsewhere}",
+        ),
+        "disk of Dagster": (
+            _dagster_home(),
+            "Free space there, or delete old runs in the Dagster UI.",
+            f"Make it one that you may write to, or {elsewhere}",
+        ),
         "disk for temporary files": (
             Path(tempfile.gettempdir()),
             "Free space there, or set TMPDIR to another disk.",
+            "Set TMPDIR to a directory that you may write to.",
         ),
     }
     return [*looks, *(Look(name, partial(look_at_disk, *where)) for name, where in places.items())]
@@ -59,9 +72,17 @@ def settings_looks(doors: Doors, state: Path) -> list[Look]:
     ]
 
 
-def look_at_disk(place: Path, remedy: str, *, warn: int = _WARN_BYTES, fail: int = _FAIL_BYTES) -> Finding:
-    """Whether there is room where `place` is, or will be: a warning below `warn` bytes or 5 %, failed below `fail`."""
+def look_at_disk(
+    place: Path, remedy: str, if_read_only: str = "", *, warn: int = _WARN_BYTES, fail: int = _FAIL_BYTES
+) -> Finding:
+    """Whether `place`, or where it will be, may be written to and has room: a warning below `warn` bytes or 5 %,
+    failed below `fail`. `if_read_only` is the remedy if it may not.
+    """
     there = next((one for one in (place, *place.parents) if one.exists()), Path("/"))
+    if not os.access(there, os.W_OK | os.X_OK):
+        is_read_only = os.statvfs(there).f_flag & os.ST_RDONLY
+        why = "is mounted read-only" if is_read_only else "may not be written to"
+        return Finding(f"{there} {why}", "failed", if_read_only or remedy)
     disk = shutil.disk_usage(there)
     told = f"{disk.free / 1e9:,.1f} GB of {disk.total / 1e9:,.1f} GB free at {there}"
     if disk.free < fail:

@@ -25,6 +25,8 @@ def source_looks(profile: Profile) -> list[Look]:
 def _look_at(source: Source) -> Finding:
     if source.root.is_relative_to(state_directory()) and not source.root.exists():
         return Finding("not made yet; `ursa dev` and `ursa demo` make it", "skipped")
+    if source.root.exists() and not source.root.is_dir():
+        return Finding(f"{source.root} is no directory", "failed", "Name a directory in the profile.")
     found = len(list_recordings(source))
     told = os.statvfs(source.root)
     mount = "read-only" if told.f_flag & os.ST_RDONLY else "writable"

@@ -147,7 +147,9 @@ def _look_at_bucket(doors: Doors, purpose: Purpose, role: Role) -> Finding:
         raise BucketMismatch("the bucket has no identity object", place=place, remedy=remedy)
     if identity != expected:
         found = identity or "unreadable"
-        raise BucketMismatch(f"the bucket says it is {found}, the profile says {expected}", place=place)
+        restore = f"If it is this profile's bucket, restore {BUCKET_IDENTITY} in it with {json.dumps(expected)}."
+        told = f"the bucket says it is {found}, the profile says {expected}"
+        raise BucketMismatch(told, place=place, remedy=None if identity else restore)
     return Finding(f"{bucket.name} can be listed as {role}, and is this profile's")
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
+from ursa_pipelines import failpoints
 from ursa_pipelines.catalog.catalog import Catalog
 from ursa_pipelines.catalog.edits import read_edit
 from ursa_pipelines.catalog.entries import Writer
@@ -88,13 +89,16 @@ def apply_import(catalog: Catalog, plan: ImportPlan, writer: Writer, *, progress
         found = (one for one in _recordings(plan, bucket) if isinstance(one, Imported))
         for chunk in _chunks((one for one in found if one.recording_hash in wanted), _WRITTEN_AT_ONCE):
             changes = [_change(one, writer, plan, wanted[one.recording_hash]) for one in chunk]
-            for one, outcome in zip(chunk, catalog.write_many(changes), strict=True):
+            outcomes = catalog.write_many(changes)
+            failpoints.reached("import.chunk_written")
+            for one, outcome in zip(chunk, outcomes, strict=True):
                 _count(report, one.recording_hash, outcome)
             done += len(chunk)
             (progress or _tell_nobody)("writing", done, plan.new + plan.replaced)
     for participant_id, target in plan.merges.items():
         try:
             apply_edit(catalog, plan_merge(catalog, participant_id, target), writer)
+            failpoints.reached("import.merge_written")
             report.merged_participants += 1
         except UrsaError as error:
             report.failed.add(Failure(participant_id, str(error)))
