@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tests.lab import Lab
+from ursa_pipelines.catalog.catalog import Catalog
+
+if TYPE_CHECKING:
+    from tests.lab import Lab
 
 _TXN = re.compile(r"\.[0-9a-f]{16}\Z")
 _CHANGES_WITH_THE_RUN = {"reconstructed_at", "tool_version"}
@@ -22,7 +25,7 @@ def final_state(lab: Lab) -> dict[str, Any]:
         for info in lab.raw.list_objects(prefix):
             is_manifest = prefix == "recordings/" and info.key.endswith(".json")
             stored[info.key] = _timeless(json.loads(lab.raw.get(info.key)[0])) if is_manifest else info.etag
-    entries = sorted(lab.data.catalog.entries(), key=lambda entry: entry.recording.recording_hash)
+    entries = sorted(Catalog.open(lab.assets).entries(), key=lambda entry: entry.recording.recording_hash)
     rows = [row.comparable() for entry in entries for row in (entry.recording, *entry.modalities, *entry.participants)]
     return {
         "stored": stored,

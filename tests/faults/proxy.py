@@ -8,15 +8,19 @@ from __future__ import annotations
 import hashlib
 import http.client
 import math
+import os
 import re
+import socket
 import socketserver
 import ssl
+import struct
 import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qsl, urlsplit
 
 _WAIT_SECONDS = 30
+_MARKER = re.compile(r"PUT /[^/]+/manifests/")
 
 
 Headers = list[tuple[str, str]]
@@ -25,7 +29,19 @@ Answer = tuple[int, Headers, bytes]
 
 
 class ConnectionDropped(Exception):
-    """Ends the client's connection without an answer."""
+    """Ends the client's connection without an answer, or resets it; before its body was read, or `in_the_body`."""
+
+    def __init__(self, *, reset: bool = False, in_the_body: bool = False) -> None:
+        super().__init__()
+        self.reset, self.in_the_body = reset, in_the_body
+
+
+class AnswerBroken(Exception):
+    """Sends the answer up to the middle of its body and ends the connection, or resets it."""
+
+    def __init__(self, answer: Answer, *, reset: bool = False) -> None:
+        super().__init__()
+        self.answer, self.reset = answer, reset
 
 
 class RequestRefused(Exception):
@@ -36,13 +52,19 @@ class RequestRefused(Exception):
         self.status, self.code = status, code
 
 
-@dataclass(frozen=True)
+@dataclass
 class Seen:
-    """A request that was passed on, with its headers (names in lower case) and the SHA-256 of its body."""
+    """A request that was passed on, with its headers (names in lower case) and the SHA-256 of its body.
+
+    `status` is what the store answered, whatever the client was told; None while it has not. `marker` is the body of
+    a commit marker.
+    """
 
     request: str
     headers: dict[str, str]
     body_sha256: bytes
+    status: int | None = None
+    marker: bytes = b""
 
     @property
     def condition(self) -> str | None:
@@ -68,11 +90,17 @@ class Fault:
         """The request as it reaches the store."""
         return headers, body
 
+    def instead(self, request: str) -> Answer | None:
+        """An answer that the store is not asked for."""
+
     def after(self, request: str) -> None: ...
 
     def answered(self, request: str, answer: Answer) -> Answer:
         """The answer as it reaches the client."""
         return answer
+
+    def delivered(self, request: str) -> None:
+        """After the client was sent the answer."""
 
 
 class _Nth(Fault):
@@ -191,7 +219,7 @@ class Meet(Fault):
 class Proxy(socketserver.ThreadingTCPServer):
     """Listens on a free loopback port and passes every request on to `upstream`, subject to `fault`.
 
-    With `tls`, clients reach it by https.
+    With `tls`, clients reach it by https. `seen` is the test's to clear; `history` keeps all.
     """
 
     daemon_threads = True
@@ -205,6 +233,7 @@ class Proxy(socketserver.ThreadingTCPServer):
         self.upstream = urlsplit(upstream).netloc
         self.fault = Fault()
         self.seen: list[Seen] = []
+        self.history: list[Seen] = []
         self._under_way, self._idle = 0, threading.Condition()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
@@ -246,31 +275,62 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.server.fault
         try:
             fault.begun(request)
-        except ConnectionDropped:
+        except ConnectionDropped as dropped:
+            if dropped.in_the_body:
+                self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
+            self._hang_up(dropped.reset)
+            return
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length)
+        if len(body) < length:
+            # The client has gone in the middle of it. The store would wait for the rest.
             self.close_connection = True
             return
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.count(+1)
         try:
             fault.before(request)
             headers = {name.lower(): value for name, value in self.headers.items()}
-            self.server.seen.append(Seen(request, headers, hashlib.sha256(body).digest()))
-            altered, body = fault.altered(request, self.headers.items(), body)
-            status, headers, content = fault.answered(request, self._ask_the_store(altered, body))
+            marker = body if _MARKER.match(request) else b""
+            seen = Seen(request, headers, hashlib.sha256(body).digest(), marker=marker)
+            self.server.seen.append(seen)
+            self.server.history.append(seen)
+            answer = fault.instead(request)
+            if answer is None:
+                altered, body = fault.altered(request, self.headers.items(), body)
+                told = self._ask_the_store(altered, body)
+                seen.status = told[0]
+                answer = fault.answered(request, told)
             fault.after(request)
-        except ConnectionDropped:
-            self.close_connection = True
+        except ConnectionDropped as dropped:
+            self._hang_up(dropped.reset)
+            return
+        except AnswerBroken as broken:
+            status, names, content = broken.answer
+            self._tell(status, names, content[: len(content) // 2])
+            self.wfile.flush()
+            self._hang_up(broken.reset)
             return
         except RequestRefused as refusal:
             content = f"<Error><Code>{refusal.code}</Code><Message>refused</Message></Error>".encode()
-            status, headers = refusal.status, [("Content-Length", str(len(content)))]
+            answer = refusal.status, [("Content-Length", str(len(content)))], content
         finally:
             self.server.count(-1)
+        self._tell(*answer)
+        fault.delivered(request)
+
+    def _tell(self, status: int, headers: Headers, content: bytes) -> None:
         self.send_response_only(status)
         for name, value in headers:
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
+
+    def _hang_up(self, reset: bool) -> None:
+        self.close_connection = True
+        if reset:
+            # Closed without lingering, and before anybody says goodbye, a connection is reset.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            os.close(self.connection.detach())
 
     def _ask_the_store(self, sent: Headers, body: bytes) -> Answer:
         store = http.client.HTTPConnection(self.server.upstream, timeout=_WAIT_SECONDS)

@@ -1,4 +1,4 @@
-"""Faults 54, 58, 59, 61, 63 and 64: what a store answers that must neither be believed nor be taken for the end."""
+"""Faults 54, 57, 58, 59, 61, 63 and 64: what a store answers that must neither be believed nor be taken for the end."""
 
 from __future__ import annotations
 
@@ -51,6 +51,38 @@ def test_fault_54_a_list_that_is_cut_short_is_an_error_and_no_short_list(lab: La
         detour.interface().ingest(source_dir=directory)
 
     assert lab.everything() == before
+
+
+@pytest.mark.xfail(strict=True, reason="obstore takes an error that is told with status 200 for an empty page")
+def test_fault_57_an_error_in_a_list_of_200_is_no_empty_list(lab: Lab, detour: Detour):
+    lab.data.ingest(source_dir=write_recording(lab.nas, REC, FILES))
+    detour.proxy.fault = Refuse(r"GET /assets.*list-type=2.*entries", 200, "InternalError")
+
+    with pytest.raises(StoreUnavailable):
+        list(detour.interface().catalog.entries())
+
+
+def test_fault_57_an_error_that_is_told_in_the_place_of_an_object_is_no_object(lab: Lab, detour: Detour):
+    for path, content in FILES.items():
+        lab.raw.create(f"recordings/{REC}/{path}", content)
+    lab.raw.create(f"recordings/{REC}/participant.txt", b"Aria Lin")
+    detour.proxy.fault = Refuse(r"GET /raw.*/participant\.txt", 200, "InternalError", times=1)
+
+    with pytest.raises(StoreUnavailable):
+        detour.interface().reconstruct_manifest(REC)
+
+    assert "manifest.json" not in lab.objects(REC)
+
+
+def test_fault_57_an_error_in_the_answer_to_a_put_in_chunks_is_no_success(lab: Lab, detour: Detour):
+    files = FILES | {"mic/seg_0000.wav": b"audio" * 100_000}
+    fault = detour.proxy.fault = Refuse(r"PUT /raw.*/mic/", 200, "InternalError", times=1)
+
+    detour.interface().ingest(source_dir=write_recording(lab.nas, REC, files))
+
+    assert fault.refused == 1
+    assert set(files) <= lab.objects(REC).keys()
+    lab.check_invariants()
 
 
 @pytest.mark.parametrize("left_out", ["camera_a", "mic", "manifest.json"])

@@ -1,0 +1,39 @@
+"""After every fault test that has a lab the invariants are checked, all those that need no other run to compare."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults import invariants as checked
+from tests.faults.detour import Detour
+from tests.faults.proxy import Proxy
+from tests.faults.source_writes import watched
+from tests.lab import Lab
+
+
+@pytest.fixture(autouse=True)
+def invariants(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[checked.Evidence]:
+    """What the check after the test knows; a test adds to it, or names in `excused` what it breaks itself."""
+    evidence = checked.Evidence()
+    if "lab" not in request.fixturenames:
+        yield evidence
+        return
+    lab: Lab = request.getfixturevalue("lab")
+    with watched(lab.nas, lab.usb) as writes:
+        yield evidence
+    found = request.node.funcargs
+    proxies = [found["detour"].proxy if isinstance(found.get("detour"), Detour) else None, found.get("proxy")]
+    form = logging.Formatter("%(message)s %(args)s")
+    evidence.requests = [
+        *evidence.requests,
+        *(seen for one in proxies if isinstance(one, Proxy) for seen in one.history),
+    ]
+    evidence.writes = [*evidence.writes, *writes]
+    evidence.told = {
+        **evidence.told,
+        "the log": "\n".join(f"{form.format(one)} {one.__dict__}" for one in caplog.get_records("call")),
+    }
+    checked.require(lab, evidence)
