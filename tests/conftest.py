@@ -30,10 +30,12 @@ def store_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def lab(store_state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+def lab(store_state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     """A profile with two empty buckets, an initialised catalog, and empty source directories `nas` and `usb`."""
     monkeypatch.setenv("DAGSTER_HOME", str(store_state / "dagster"))
-    return make_lab(store_state, tmp_path)
+    lab = make_lab(store_state, tmp_path)
+    yield lab
+    lab.close()
 
 
 @pytest.fixture

@@ -29,12 +29,19 @@ class Lab:
     assets: Bucket
     nas: Path
     usb: Path
+    _opened: list[DataInterface] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Lets go of all connections: a process of the tests has a thousand labs."""
+        for one in (self.data, self.raw, self.assets, *self._opened):
+            one.close()
 
     def interface(self, *, writes: bool = True) -> DataInterface:
         """A further interface to the same profile, as another process would open it."""
         data = DataInterface(config_path=self.config)
         if writes:
             data.enable_writes(roles=("assets_rw", "raw_rw"))
+        self._opened.append(data)
         return data
 
     def objects(self, rec_id: str) -> dict[str, str]:

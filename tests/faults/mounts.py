@@ -200,6 +200,21 @@ class Mount:
 
 
 @contextmanager
+def sized_disk(point: Path, size: str) -> Iterator[Path]:
+    """A file system of its own at `point`, with so much room as `mount` takes it, such as 16m. Skips unless root."""
+    import pytest
+
+    point.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts a file system of a given size")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(point)], check=True)
+    try:
+        yield point
+    finally:
+        subprocess.run(["umount", "-l", str(point)], check=True)
+
+
+@contextmanager
 def mounted(source: Path, point: Path, *, read_only: bool = False) -> Iterator[Mount]:
     """`source` mounted at `point` for the block; skips the test where that is not possible."""
     import pytest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.detour import Detour
-from tests.faults.mounts import Fault, Hangs, Mount, Upon
+from tests.faults.mounts import Fault, Hangs, Mount, Upon, sized_disk
 from tests.faults.on_a_drive import (
     CAMERA,
     FILES,
@@ -43,15 +42,8 @@ needs_a_reader = pytest.mark.skipif(not MediaProbe.is_installed(), reason="the e
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own with room for 16 MiB."""
-    point = tmp_path / "small"
-    point.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root mounts a file system of a given size")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(point)], check=True)
-    try:
+    with sized_disk(tmp_path / "small", "16m") as point:
         yield point
-    finally:
-        subprocess.run(["umount", "-l", str(point)], check=True)
 
 
 class _Before(Times):

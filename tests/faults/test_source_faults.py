@@ -6,8 +6,6 @@ The drives are real file systems (`mounts.py`); what happens to them happens at 
 from __future__ import annotations
 
 import errno
-import os
-import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,7 +15,7 @@ import yaml
 
 from tests.faults.detour import Detour
 from tests.faults.final_state import final_state
-from tests.faults.mounts import Answer, Mount, Upon, mounted
+from tests.faults.mounts import Answer, Mount, Upon, mounted, sized_disk
 from tests.faults.on_a_drive import (
     BESIDE_THE_SEGMENTS,
     CAMERA,
@@ -208,18 +206,11 @@ def test_fault_26_an_unreadable_directory_refuses_the_recording_by_name(lab: Lab
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own without a free byte."""
-    point = tmp_path / "full"
-    point.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root mounts a file system of a given size")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(point)], check=True)
-    try:
+    with sized_disk(tmp_path / "full", "64k") as point:
         with (point / "ballast").open("wb", buffering=0) as stream, pytest.raises(OSError, match="No space left"):
             while True:
                 stream.write(bytes(4096))
         yield point
-    finally:
-        subprocess.run(["umount", "-l", str(point)], check=True)
 
 
 @HASHED_OR_SENT

@@ -29,7 +29,7 @@ from ursa_pipelines.ingest.media import look_at_media
 from ursa_pipelines.objects.stored import PARTICIPANT_BYTES_LIMIT, StoredRecording, read_participants, read_stored
 from ursa_pipelines.recordings.identity import clean_display_name, parse_rec_id, read_display_name
 from ursa_pipelines.recordings.inventory import Inventory, SourceFile, read_source, take_inventory
-from ursa_pipelines.recordings.layout import MANIFEST, shown, worker_of
+from ursa_pipelines.recordings.layout import MANIFEST, shown, some, worker_of
 from ursa_pipelines.recordings.manifest import MANIFEST_BYTES_LIMIT, parse_manifest
 from ursa_pipelines.recordings.media import MediaReport
 from ursa_pipelines.recordings.merge import MergedManifest, NamedManifest, merge_manifests
@@ -110,7 +110,7 @@ def discover(
     absent = _absent(merged, set(inventory.files), stored)
     if absent and not allow_partial and not _belong_to_other_nodes(merged, absent, set(inventory.files)):
         raise RecordingIncomplete(
-            f"{len(absent)} listed file(s) are neither here nor in the bucket: {_some(absent)}", recording=rec_id
+            f"{len(absent)} listed file(s) are neither here nor in the bucket: {some(absent)}", recording=rec_id
         )
     return Discovery(
         rec_id,
@@ -140,7 +140,7 @@ def discover_in_bucket(context: IngestContext, rec_id: str, *, participant: str 
     absent = _absent(merged, set(), stored)
     if absent and not _belong_to_other_nodes(merged, absent, set(stored.segments)):
         raise ObjectsMissing(
-            f"{len(absent)} listed file(s) are not in the bucket whole: {_some(absent)}", recording=rec_id
+            f"{len(absent)} listed file(s) are not in the bucket whole: {some(absent)}", recording=rec_id
         )
     names = _display_names(context, rec_id, participant, (), stored)
     return Discovery(rec_id, None, (), stored, None, merged, absent, names, "B" if merged else "C+B")
@@ -241,7 +241,3 @@ def _display_names(
         return (name,) if name else ()
     names = (read_display_name(raw, recording=rec_id) for raw in contents or read_participants(context.raw, stored))
     return tuple(sorted({name for name in names if name}))
-
-
-def _some(paths: tuple[str, ...]) -> str:
-    return ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")

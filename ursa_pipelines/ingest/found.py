@@ -24,7 +24,7 @@ from ursa_pipelines.objects.digests import marked_digest
 from ursa_pipelines.objects.keys import recording_prefix, uri
 from ursa_pipelines.recordings.identity import derive_recording_hash
 from ursa_pipelines.recordings.inventory import Inventory, SourceFile
-from ursa_pipelines.recordings.layout import shown
+from ursa_pipelines.recordings.layout import shown, some
 from ursa_pipelines.recordings.merge import MergedFile, MergedManifest, merge_manifests
 from ursa_pipelines.recordings.rows import Rows, rows_of_recording
 from ursa_pipelines.recordings.settling import is_satisfied
@@ -117,9 +117,9 @@ class Found:
         """What a person should know who is about to ingest it."""
         notes: list[str] = []
         if self.absent:
-            notes.append(f"listed, but not here: {_some(sorted(self.absent))}")
+            notes.append(f"listed, but not here: {_counted(sorted(self.absent))}")
         if self.ignored:
-            notes.append(f"ignored: {_some(self.ignored)}")
+            notes.append(f"ignored: {_counted(self.ignored)}")
         for found in self._discoveries:
             if found.inventory is not None:
                 notes += self._note_of_a_change(found, found.inventory)
@@ -284,10 +284,9 @@ def media_problems(found: Discovery) -> list[str]:
     return [*told, f"and {more:,} more media files"] if more else told
 
 
-def _some(paths: Sequence[str]) -> str:
-    named = ", ".join(shown(path) for path in paths[:_SHOWN_IN_A_NOTE])
-    more = f" and {len(paths) - _SHOWN_IN_A_NOTE:,} more" if len(paths) > _SHOWN_IN_A_NOTE else ""
-    return f"{len(paths):,} {'file' if len(paths) == 1 else 'files'} ({named}{more})"
+def _counted(paths: Sequence[str]) -> str:
+    named = some([shown(path) for path in paths], _SHOWN_IN_A_NOTE)
+    return f"{len(paths):,} {'file' if len(paths) == 1 else 'files'} ({named})"
 
 
 def _ago(seconds: float) -> str:

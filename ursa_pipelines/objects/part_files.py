@@ -15,7 +15,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -201,18 +201,16 @@ def _try_lock(planned: Planned) -> BinaryIO | None:
         os.close(descriptor)
         raise conflict(planned, "is no regular file with this name alone", part)
     stream = os.fdopen(descriptor, "r+b", buffering=0)
+    is_ours = False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever had the lock may have given the file its name by now.
-        if os.path.samestat(os.fstat(descriptor), part.stat()):
-            return stream
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    except BaseException:
-        stream.close()
-        raise
-    stream.close()
-    return None
+        with suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever had the lock may have given the file its name by now.
+            is_ours = os.path.samestat(os.fstat(descriptor), part.stat())
+    finally:
+        if not is_ours:
+            stream.close()
+    return stream if is_ours else None
 
 
 def _hashed(stream: BinaryIO, stop: threading.Event, on_bytes: OnBytes) -> hashlib._Hash:
