@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import psutil
 
 REC = "rec_20260520_195628_b1dd"
-SECONDS = 120.0
+SECONDS = 300.0
 
 _MATERIALIZATIONS = """query ($asset: AssetKeyInput!, $partitions: [String!]) {
   assetNodeOrError(assetKey: $asset) { __typename ... on AssetNode {
