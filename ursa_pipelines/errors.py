@@ -306,7 +306,13 @@ class CatalogPointerInvalid(CatalogError):
 class CatalogVersionUnknown(CatalogError):
     """The catalog was written by a newer version; it is not touched."""
 
-    remedy = "Update ursa-pipelines on this machine."
+    remedy = "It was written by a newer ursa_pipelines: upgrade ursa_pipelines on this machine."
+
+
+class CatalogUpgradeNeeded(CatalogError):
+    """The catalog is of an older format, which is read and never written. Nothing was written."""
+
+    remedy = "Run `ursa catalog upgrade`; every host that writes needs this version from then on."
 
 
 class CatalogRowNotFound(CatalogError):
@@ -330,6 +336,29 @@ class CatalogRowExists(CatalogConflict):
         super().__init__(problem, **where)
         self.table = table
         self.primary_key = primary_key
+
+
+# Room on a source
+
+
+class ReleaseRefused(UrsaError):
+    """A directory may not leave its source as things stand. It was left where it is."""
+
+    remedy = "Nothing was moved. Settle what is named, then look again with `ursa release move`."
+
+
+class TrashUnexpected(UrsaError):
+    """What lies in a source's trash, or what the bucket has of it, is not as its certificate says. It was left."""
+
+    remedy = "Nothing more was removed. Look at it; `ursa release restore REC_ID --commit` brings it back as it is."
+
+
+class ReleaseNotEnabled(UrsaError):
+    """The profile does not allow that anything leaves a source."""
+
+    remedy = (
+        "If this host shall free room on its sources, write `release: {enabled: true}` into its profile (--config)."
+    )
 
 
 # Profiles, roles, credentials, the embedded store

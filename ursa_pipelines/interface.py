@@ -13,6 +13,7 @@ from ursa_pipelines.announcing import ingest_announced, needs_announcement
 from ursa_pipelines.catalog.pointer import init_catalog
 from ursa_pipelines.catalog.policies import ModalityPolicy, RecordingPolicy
 from ursa_pipelines.catalog.results import QueryResult, QueryResultList, QueryStatus, Where
+from ursa_pipelines.catalog.upgrade import CatalogFormat, Upgraded, format_of, upgrade
 from ursa_pipelines.errors import (
     CatalogRowNotFound,
     UrsaError,
@@ -29,6 +30,9 @@ from ursa_pipelines.ingest.results_shown import Shown
 from ursa_pipelines.ingest.targets import Targets, find_targets
 from ursa_pipelines.ingest.verify import Verification, verify
 from ursa_pipelines.ingest.wanted import wanted_files
+from ursa_pipelines.maintenance.narrowing import Only
+from ursa_pipelines.maintenance.release.desk import purge_released, release, restore_released, wanted_of
+from ursa_pipelines.maintenance.release.ledger import Release, releases
 from ursa_pipelines.objects.data import Data
 from ursa_pipelines.objects.destination import Layout
 from ursa_pipelines.objects.download import DownloadProgress, download_files
@@ -36,7 +40,7 @@ from ursa_pipelines.objects.unfinished import UnfinishedUpload, UnfinishedUpload
 from ursa_pipelines.profiles.timetable import Bandwidth, Estimate, Timetable, clear_override, estimate, set_override
 from ursa_pipelines.recordings.identity import is_rec_id
 from ursa_pipelines.recordings.manifest import Manifest
-from ursa_pipelines.recordings.rows import ModalityRow, ParticipantRow, RecordingRow, StorageFormat
+from ursa_pipelines.recordings.rows import ModalityRow, ParticipantRow, RecordingRow, StorageFormat, end_of
 from ursa_pipelines.rooms import WRITE_ROLES, Rooms
 
 if TYPE_CHECKING:
@@ -291,6 +295,41 @@ class DataInterface(Rooms, Shown):
         else:
             set_override(self.state, timetable)
 
+    # Room on the sources
+
+    def release(
+        self,
+        rec_ids: Iterable[str] = (),
+        *,
+        source: str | None = None,
+        commit: bool = False,
+        deep: bool = False,
+        held: Mapping[str, str] | None = None,
+    ) -> list[Release]:
+        """Which directories may leave their sources; with `commit` they are certified and moved into the trash there.
+
+        Of these recordings, or of all, on all sources or one. `held` tells by rec_id why somebody objects, as a
+        quarantine does, of which only Dagster knows: `commit` needs it, if it is empty, and the roles source_rw and
+        assets_rw. `deep` reads the bucket's bytes, too.
+        """
+        desk = self.release_desk(commit=commit)
+        wanted = wanted_of(desk, Only(frozenset(rec_ids)), source)
+        return list(release(desk, wanted, commit=commit, by_bytes=deep, held=held))
+
+    def purge_released(
+        self, rec_ids: Iterable[str] = (), *, commit: bool = False, held: Mapping[str, str] | None = None
+    ) -> list[Release]:
+        """What waits in the trash of a source; with `commit` what has waited long enough is removed. `held` as above."""
+        return list(purge_released(self.release_desk(commit=commit), list(rec_ids), commit=commit, held=held))
+
+    def restore_released(self, rec_ids: Iterable[str], *, commit: bool = False) -> list[Release]:
+        """What would come back from the trash to its place; with `commit` it does."""
+        return list(restore_released(self.release_desk(commit=commit), list(rec_ids), commit=commit))
+
+    def releases(self, rec_ids: Iterable[str] = ()) -> list[Release]:
+        """Every release there was, of these recordings or of all, and where its directory is now."""
+        return list(releases(self.release_desk(commit=False), list(rec_ids)))
+
     # Rows
 
     def register_recording(
@@ -308,14 +347,15 @@ class DataInterface(Rooms, Shown):
         """Registers a recording row; returns it as it stands. `ended_at` defaults to start plus a duration above 0.
 
         `on_conflict` is "error", "extend", "merge_participants" or "overwrite" (runbook, Conflict policies).
-        Raises `CatalogRowExists` or `CatalogConflict`.
+        Raises `CatalogRowExists` or `CatalogConflict`, and `ValueError` for values that no row can have, such as a
+        duration that ends after the year 9999.
         """
         row = RecordingRow(
             recording_hash=recording_hash,
             participant_ids=sorted(set(participant_ids)),
             start_time=start_time,
             duration=duration,
-            ended_at=ended_at or (start_time + duration if duration else None),
+            ended_at=ended_at or (end_of(start_time, duration) if duration else None),
             device_info=dict(device_info) if device_info else None,
             metadata=dict(metadata) if metadata else None,
         )
@@ -465,6 +505,19 @@ class DataInterface(Rooms, Shown):
         workers = self.profile.settings.upload_workers
         found = read_data(self._bucket("raw_ro"), results, max_bytes=max_bytes, workers=workers)
         return found[0] if isinstance(target, QueryResult) else found
+
+    def catalog_format(self, prefix: str | None = None) -> CatalogFormat:
+        """Of which format the catalog is, live or under `prefix`, and what `upgrade_catalog` would do."""
+        return format_of(self._bucket("assets_ro"), prefix or self.catalog.prefix)
+
+    def upgrade_catalog(self, prefix: str | None = None, *, progress: Callable[[int], None] | None = None) -> Upgraded:
+        """Brings a catalog of an older format, live or under `prefix`, to ours; older builds then refuse it.
+
+        Every entry is read for the tables: `progress` is told how many were so far. Interrupted, call it again.
+        """
+        self._require_role("assets_rw", "upgrading the catalog")
+        under = prefix or self.catalog.prefix
+        return upgrade(self._bucket("assets_rw"), under, by=self.writer.by, progress=progress)
 
     def init_catalog(self) -> str:
         """Creates an empty catalog and the buckets' identity objects where they are missing; the live prefix."""

@@ -16,21 +16,32 @@ from pathlib import Path
 
 from ursa_pipelines.catalog.catalog import Catalog
 from ursa_pipelines.catalog.entries import Writer
-from ursa_pipelines.catalog.pointer import init_catalog, require_known_version
+from ursa_pipelines.catalog.pointer import CATALOG_VERSION, init_catalog, outdated, require_known_version
+from ursa_pipelines.catalog.upgrade import upgrade
 from ursa_pipelines.embedded.state import state_directory
-from ursa_pipelines.errors import BucketMismatch, ObjectExists, ObjectNotFound, RoleNotEnabled, WritesNotEnabled
+from ursa_pipelines.errors import (
+    BucketMismatch,
+    ObjectExists,
+    ObjectNotFound,
+    ReleaseNotEnabled,
+    RoleNotEnabled,
+    WritesNotEnabled,
+)
 from ursa_pipelines.ingest.context import IngestContext
 from ursa_pipelines.ingest.sources import Source
+from ursa_pipelines.maintenance.release.judging import Desk
 from ursa_pipelines.objects.digests import DigestCache
 from ursa_pipelines.objects.keys import BUCKET_IDENTITY
 from ursa_pipelines.objects.line import Line
 from ursa_pipelines.objects.store import Bucket, Endpoint
 from ursa_pipelines.objects.transfers import TransferLimits, Transfers
-from ursa_pipelines.profiles import CredentialSource, Profile, Role, load_profile
+from ursa_pipelines.profiles import CredentialSource, LocalRole, Profile, Role, load_profile
 from ursa_pipelines.profiles.timetable import Bandwidth
 from ursa_pipelines.recordings.media_probe import PATIENCE_SECONDS, MediaProbe
 
 WRITE_ROLES: tuple[Role, ...] = ("assets_rw", "raw_rw")
+SOURCE_ROLE: LocalRole = "source_rw"
+"""The right to move and remove what lies on a source. It opens no bucket, and the profile has to allow it."""
 
 _NOT_MADE = (
     "It is not made yet in this working directory: `ursa dev` and `ursa demo` make it. If you ran them elsewhere, "
@@ -45,7 +56,7 @@ class Rooms:
     def __init__(self, profile: str | None = None, *, config_path: Path | str | None = None, run_id: str | None = None):
         self.profile: Profile = load_profile(profile, Path(config_path) if config_path else None)
         self._credentials = CredentialSource(self.profile)
-        self._enabled: frozenset[Role] = frozenset()
+        self._enabled: frozenset[Role | LocalRole] = frozenset()
         self._buckets: dict[Role, Bucket] = {}
         self.writer = Writer(by=f"{_user()}@{socket.gethostname()}", run_id=run_id)
 
@@ -59,16 +70,19 @@ class Rooms:
         if self._media is not None:
             self._media.close()
 
-    def enable_writes(self, roles: Sequence[Role] = ("assets_rw",)) -> None:
-        """Allows writes with these roles; `ingest` needs `("assets_rw", "raw_rw")`.
+    def enable_writes(self, roles: Sequence[Role | LocalRole] = ("assets_rw",)) -> None:
+        """Allows writes with these roles; `ingest` needs `("assets_rw", "raw_rw")`, a release
+        `("source_rw", "assets_rw")` and a profile that allows it, else `ReleaseNotEnabled`.
 
         Before the first write each bucket's identity object must name this profile's family and the bucket's
         purpose, else `BucketMismatch`: test code cannot write to production, nor the reverse.
         """
         for role in roles:
-            if role not in WRITE_ROLES:
-                raise ValueError(f"{role!r} is no write role; there are assets_rw and raw_rw")
-            if role not in self._enabled:
+            if role == SOURCE_ROLE:
+                self._require_release_allowed()
+            elif role not in WRITE_ROLES:
+                raise ValueError(f"{role!r} is no write role; there are assets_rw and raw_rw, and source_rw")
+            elif role not in self._enabled:
                 self._require_identity(role)
         self._enabled |= frozenset(roles)
 
@@ -77,7 +91,7 @@ class Rooms:
         """The NAS shares and drives that the profile names."""
         state = state_directory()
         return [
-            Source(one.name, one.path, _NOT_MADE if one.path.is_relative_to(state) else "")
+            Source(one.name, one.path, _NOT_MADE if one.path.is_relative_to(state) else "", one.site)
             for one in self.profile.sources
         ]
 
@@ -128,7 +142,11 @@ class Rooms:
         else:
             catalog = Catalog.open(assets, prefix=prefix)
         # Asked here as well as before the first row, so that no bytes are sent for a catalog that takes no rows.
-        require_known_version(catalog.assets, catalog.prefix)
+        version = require_known_version(assets, catalog.prefix).version
+        if version < CATALOG_VERSION:
+            if self.profile.family != "local":
+                raise outdated(assets, catalog.prefix, version)
+            upgrade(assets, catalog.prefix, by=self.writer.by)
         return catalog
 
     @property
@@ -136,11 +154,30 @@ class Rooms:
         self._require_role("assets_rw", "writing rows")
         return self._rw_catalog
 
-    def _require_role(self, role: Role, purpose: str) -> None:
+    def _require_role(self, role: Role | LocalRole, purpose: str) -> None:
         if not self._enabled:
             raise WritesNotEnabled("this interface only reads")
         if role not in self._enabled:
-            raise RoleNotEnabled(f"{purpose} needs the role {role}")
+            remedy = f'Call enable_writes(roles=("{role}", "assets_rw")).' if role == SOURCE_ROLE else None
+            raise RoleNotEnabled(f"{purpose} needs the role {role}", remedy=remedy)
+
+    def _require_release_allowed(self) -> None:
+        if not self.profile.release.enabled:
+            raise ReleaseNotEnabled(
+                "this profile allows nothing to leave a source", place=f"{self.profile.name}: release"
+            )
+
+    def release_desk(self, *, commit: bool) -> Desk:
+        """What a release is handed; only with `commit` it may change sources, or write certificates.
+
+        Raises `ReleaseNotEnabled`, `WritesNotEnabled`, `RoleNotEnabled`.
+        """
+        if commit:
+            self._require_release_allowed()
+            self._require_role(SOURCE_ROLE, "freeing room on a source")
+        context = self.ingest_context(raw_role="raw_ro") if commit else self.reading_context
+        rules = self.profile.release
+        return Desk(context, self.sources, rules.retention_days, rules.grace_days)
 
     @cached_property
     def _transfers(self) -> Transfers:

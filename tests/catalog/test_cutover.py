@@ -107,6 +107,57 @@ def test_there_and_back_and_there_again_loses_nothing(lab: Lab, live: Catalog):
     assert recordings[0].duration == timedelta(minutes=16)
 
 
+def test_a_rollback_is_not_undone_by_doing_it_again(lab: Lab, live: Catalog):
+    to(lab, NEW)
+    back(lab)
+    before = lab.everything()
+
+    with pytest.raises(CatalogError, match=f"rollback from {NEW}.*`ursa catalog cutover {NEW} --reason"):
+        back(lab)
+
+    assert lab.everything() == before
+    assert read_pointer(lab.assets).prefix == DEFAULT_PREFIX
+
+
+def test_a_rollback_to_a_named_catalog_can_be_repeated(lab: Lab, live: Catalog):
+    to(lab, NEW)
+
+    first, pointer = back(lab, DEFAULT_PREFIX), read_pointer(lab.assets)
+    again = back(lab, DEFAULT_PREFIX)
+
+    assert (first.swapped, again.swapped, again.brought, again.ok) == (True, False, 0, True)
+    assert read_pointer(lab.assets) == pointer
+    assert (pointer.prefix, pointer.previous) == (DEFAULT_PREFIX, [NEW])
+
+
+def test_a_rollback_goes_to_the_one_before_the_live_one_and_further_back_only_if_told(lab: Lab, live: Catalog):
+    prepare(lab, THIRD, live)
+    to(lab, NEW)
+    to(lab, THIRD)
+
+    assert (back(lab).prefix, read_pointer(lab.assets).previous) == (NEW, [THIRD, DEFAULT_PREFIX])
+    with pytest.raises(CatalogError, match=f"`ursa catalog rollback --to {DEFAULT_PREFIX} --reason"):
+        back(lab)
+
+    assert back(lab, DEFAULT_PREFIX).prefix == DEFAULT_PREFIX
+    assert Catalog.open(lab.assets).list_recordings() == live.list_recordings()
+    # Forth again is a cutover, and after that there is something to go back from.
+    to(lab, THIRD)
+    assert back(lab).prefix == DEFAULT_PREFIX
+
+
+def test_a_rollback_to_what_was_never_live_is_refused(lab: Lab, live: Catalog):
+    to(lab, NEW)
+    prepare(lab, THIRD, live)
+    before = lab.everything()
+
+    for prefix in (THIRD, "ursa/nowhere", "../elsewhere"):
+        with pytest.raises(CatalogError, match=f"never live.*{DEFAULT_PREFIX}"):
+            back(lab, prefix)
+
+    assert lab.everything() == before
+
+
 def test_without_a_previous_catalog_there_is_nothing_to_roll_back_to(lab: Lab):
     with pytest.raises(CatalogError, match="no other catalog"):
         back(lab)
@@ -187,6 +238,24 @@ def test_a_lost_answer_is_recognised(lab: Lab, live: Catalog, proxied_assets: Bu
     assert Catalog.open(lab.assets).list_recordings() == live.list_recordings()
 
 
+def test_a_rollback_that_was_broken_off_is_finished_by_the_same_command(
+    lab: Lab, live: Catalog, proxied_assets: Bucket, proxy: Proxy
+):
+    to(lab, NEW)
+    Catalog.open(lab.assets).register_recording(row(4), "error", WRITER)
+    expected = Catalog.open(lab.assets).list_recordings()
+    proxy.fault = Refuse(rf"PUT .*/{DEFAULT_PREFIX}/entries/", 403, "AccessDenied")
+    with pytest.raises(StoreDenied):
+        rollback(proxied_assets, writer=WRITER, reason="test")
+    proxy.fault = Fault()
+    assert read_pointer(lab.assets).prefix == DEFAULT_PREFIX
+
+    done = back(lab)
+
+    assert (done.prefix, done.swapped, done.ok) == (DEFAULT_PREFIX, False, True)
+    assert Catalog.open(lab.assets).list_recordings() == expected
+
+
 @pytest.mark.parametrize("then", ["cutover", "rollback", "third"])
 def test_a_sweep_that_was_broken_off_is_made_good(
     lab: Lab, live: Catalog, proxied_assets: Bucket, proxy: Proxy, then: str
@@ -224,7 +293,7 @@ def test_a_cutover_that_is_killed_after_the_swap_is_finished_by_a_rerun(
     }
     process = subprocess.Popen([sys.executable, "-c", CUT_OVER, str(detour.config), NEW], env=environment)
     try:
-        assert held.reached.wait(30)
+        assert held.reached.wait(60)
     finally:
         process.kill()
         process.wait()
@@ -246,8 +315,8 @@ def to(lab: Lab, prefix: str) -> CutOver:
     return cutover(lab.assets, prefix, writer=WRITER, reason="test")
 
 
-def back(lab: Lab) -> CutOver:
-    return rollback(lab.assets, writer=WRITER, reason="test")
+def back(lab: Lab, prefix: str | None = None) -> CutOver:
+    return rollback(lab.assets, to=prefix, writer=WRITER, reason="test")
 
 
 def prepare(lab: Lab, prefix: str, source: Catalog) -> None:

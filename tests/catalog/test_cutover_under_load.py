@@ -40,7 +40,7 @@ import json, random, signal, sys, threading
 from datetime import datetime, timedelta
 from ursa_pipelines import DataInterface
 
-signal.alarm(120)
+signal.alarm(300)
 config, name, shared = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 chance, stop, own = random.Random(name), threading.Event(), []
 threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import timedelta
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.catalog.by_hand import NEW_PREFIX, PREFIX, START, WRITER, create_catalog, move_pointer
+from tests.faults.bits import put
 from tests.faults.proxy import LoseAnswer, Proxy, Refuse
 from tests.lab import Lab
 from tests.recordings_on_disk import manifest_of, write_recording
@@ -248,6 +250,28 @@ def test_an_entry_that_is_not_understood_is_never_written_over(lab: Lab):
                 call()
             assert type(caught.value) is error, damage
         assert lab.everything() == before
+
+
+def test_an_entry_whose_bytes_are_not_those_that_were_written_is_damaged_to_every_reader(lab: Lab):
+    catalog, key = Catalog.open(lab.assets), entry_key(PREFIX, HASH)
+    _register(catalog)
+    catalog.register_recording(_row(duration=timedelta(minutes=40)), "overwrite", WRITER)
+    raw, info = lab.assets.get(key)
+    assert info.sha256 == hashlib.sha256(raw).hexdigest()
+    put(lab.assets, key, raw.replace(b"PT40M", b"PT48M"))
+
+    for read in (lambda: catalog.entry(HASH), lambda: list(catalog.entries()), lambda: _register(catalog)):
+        with pytest.raises(CatalogError, match="not those that were written"):
+            read()
+
+
+def test_an_entry_that_was_written_by_hand_is_read_as_it_is(lab: Lab):
+    catalog = Catalog.open(lab.assets)
+    _register(catalog)
+    _edit(lab, entry_key(PREFIX, HASH), {"note": "by hand"})
+
+    assert lab.assets.get(entry_key(PREFIX, HASH))[1].sha256 is None
+    assert catalog.entry(HASH).recording.recording_hash == HASH
 
 
 def test_a_damaged_claim_stops_the_register_and_names_its_key(lab: Lab):

@@ -60,16 +60,16 @@ BAD_POINTERS: dict[str, tuple[bytes, type[CatalogError]]] = {
         f"version {version!r}": (json.dumps(GOOD | {"version": version}).encode(), CatalogPointerInvalid)
         for version in (0, -1, "1", 1.5, True, None)
     },
-    "version 2": (json.dumps(GOOD | {"version": 2}).encode(), CatalogVersionUnknown),
-    "version 2 of another shape": (b'{"version": 2, "prefixes": {"live": "ursa/new"}}', CatalogVersionUnknown),
+    "version 3": (json.dumps(GOOD | {"version": 3}).encode(), CatalogVersionUnknown),
+    "version 3 of another shape": (b'{"version": 3, "prefixes": {"live": "ursa/new"}}', CatalogVersionUnknown),
 }
 BAD_CATALOGS: dict[str, tuple[bytes | None, type[CatalogError]]] = {
     "missing": (None, CatalogNotInitialized),
     "empty": (b"", CatalogPointerInvalid),
     "a list": (b"[]", CatalogPointerInvalid),
     "no date": (b'{"version": 1}', CatalogPointerInvalid),
-    "version 2": (b'{"version": 2, "created_at": "2026-05-20T19:56:28Z"}', CatalogVersionUnknown),
-    "version 2 of another shape": (b'{"version": 2}', CatalogVersionUnknown),
+    "version 3": (b'{"version": 3, "created_at": "2026-05-20T19:56:28Z"}', CatalogVersionUnknown),
+    "version 3 of another shape": (b'{"version": 3}', CatalogVersionUnknown),
 }
 
 
@@ -122,7 +122,7 @@ def test_a_catalog_document_that_is_not_understood_stops_every_write(lab: Lab):
 
 def test_the_pointer_is_not_made_to_name_a_catalog_of_an_unknown_version(lab: Lab):
     _delete(lab, ACTIVE_POINTER)
-    _put(lab, CATALOG, b'{"version": 2, "created_at": "2026-05-20T19:56:28Z"}')
+    _put(lab, CATALOG, b'{"version": 3, "created_at": "2026-05-20T19:56:28Z"}')
     before = lab.everything()
 
     with pytest.raises(CatalogVersionUnknown):

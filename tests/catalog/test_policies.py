@@ -124,6 +124,30 @@ def test_register_recording_knows_no_other_policy(lab: Lab):
     assert lab.everything() == before
 
 
+@pytest.mark.parametrize("duration", [timedelta.max, timedelta(days=365 * 8_000), -MINUTE, timedelta.min])
+def test_a_duration_that_no_time_or_column_can_tell_is_a_value_error(lab: Lab, duration: timedelta):
+    before = lab.everything()
+
+    for policy in ("error", "extend", "overwrite"):
+        with pytest.raises(ValueError, match="duration"):
+            register(lab.data, duration=duration, on_conflict=policy)
+
+    assert lab.everything() == before
+
+
+def test_a_duration_that_ends_after_all_time_stops_no_others(lab: Lab):
+    register(lab.data)
+    too_long = recording(recording_hash=HASH, duration=timedelta(days=365 * 8_000))
+    other = recording(recording_hash="b" * 64, ended_at=None).model_copy(update={"metadata": None})
+
+    refused, done = lab.data.register_recordings([too_long, other], on_conflict="extend")
+
+    assert isinstance(refused, CatalogConflict)
+    assert "9999" in str(refused)
+    assert isinstance(done, RecordingRow)
+    assert lab.data.get_recording(HASH).duration == MINUTE
+
+
 def test_register_modality_error_and_overwrite(lab: Lab):
     with pytest.raises(CatalogRowNotFound, match=HASH):
         register_camera(lab.data)

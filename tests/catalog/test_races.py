@@ -28,7 +28,7 @@ import json, signal, sys
 from ursa_pipelines import DataInterface, RecordingRow, UrsaError
 from ursa_pipelines.catalog.entries import Writer
 
-signal.alarm(120)
+signal.alarm(300)
 data = DataInterface(config_path=sys.argv[1])
 data.enable_writes(roles=("assets_rw", "raw_rw"))
 catalog = data.catalog

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from tests.lab import Lab
 from tests.recordings_on_disk import write_recording
 from ursa_pipelines.catalog.claims import claim
+from ursa_pipelines.catalog.pointer import read_pointer
 from ursa_pipelines.cli.main import app
 from ursa_pipelines.errors import CatalogError, UrsaError
 
@@ -86,6 +87,20 @@ def test_a_rebuilt_catalog_becomes_the_live_one_and_can_be_left_again(lab: Lab, 
     assert lab.interface().catalog.prefix == PREFIX
 
 
+def test_a_rollback_typed_twice_says_what_to_type_and_with_to_does_nothing(lab: Lab, ursa: Command):
+    ursa("catalog", "rebuild", "--to", NEW_PREFIX, "--yes")
+    ursa("catalog", "cutover", NEW_PREFIX, "--reason", "a test", "--yes")
+    ursa("catalog", "rollback", "--reason", "no good", "--yes")
+    pointer = read_pointer(lab.assets)
+
+    refused = ursa("catalog", "rollback", "--reason", "no good", "--yes", code=1)
+    assert f"ursa catalog cutover {NEW_PREFIX} --reason" in str(refused.exception)
+
+    told = ursa("catalog", "rollback", "--to", PREFIX, "--reason", "no good", "--yes").stdout
+    assert f"{PREFIX} is live, as it was" in told
+    assert read_pointer(lab.assets) == pointer
+
+
 def test_shards_of_a_rebuild_make_the_whole_catalog(lab: Lab, ursa: Command):
     told = [ursa("catalog", "rebuild", "--to", NEW_PREFIX, "--shard", f"{number}/2", "--yes") for number in (1, 2)]
     assert all(f"ursa catalog fold --prefix {NEW_PREFIX} --all" in one.stdout for one in told)
@@ -143,8 +158,10 @@ def test_a_shard_that_does_not_exist_is_a_usage_error(ursa: Command, shard: str)
 )
 def test_nothing_is_written_without_a_yes(lab: Lab, ursa: Command, arguments: tuple[str, ...]):
     ursa("catalog", "fold")
-    if arguments[0] == "cutover":
+    if arguments[0] in {"cutover", "rollback"}:
         ursa("catalog", "rebuild", "--to", NEW_PREFIX, "--yes")
+    if arguments[0] == "rollback":
+        ursa("catalog", "cutover", NEW_PREFIX, "--reason", "x", "--yes")
     before = lab.everything()
 
     ursa("catalog", *arguments, code=2)

@@ -362,12 +362,12 @@ def test_a_signal_stops_an_ingest_in_the_middle_of_a_file(lab: Lab, ending: sign
     command = [program, "ingest", "--yes", "--config", str(lab.config), str(directory)]
     process = psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not any(file.path.endswith("seg_0001.wav") for file in process.open_files()):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(ending)
-        told, _ = process.communicate(timeout=10)
+        told, _ = process.communicate(timeout=60)
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

@@ -97,7 +97,7 @@ def test_away_from_a_terminal_a_line_comes_now_and_then():
             came.set()
 
     with shown(tally_of(FIRST, SECOND, THIRD), "Ingest", Console2(file=lines, width=200), line_every=0.01):
-        assert came.wait(10)
+        assert came.wait(60)
 
     first = lines.getvalue().splitlines()[0]
     assert first.startswith("... 0 of 3 recordings, 0 of 300.0 MB, 0 of 6 files; ")

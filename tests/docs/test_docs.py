@@ -58,9 +58,17 @@ RUN_ELSEWHERE = {
     "uv run pytest tests/ui": "tests/ui/test_operator.py",
     "uv run python -m scripts.picture_asset_graph": "by hand, with a browser",
     "uv run python benchmarks/transfer.py": "by hand, with its peers",
+    "uv run python -m benchmarks.scaling": "by hand: it takes some minutes",
+    "uv run python -m benchmarks.projection": "tests/docs/test_scaling.py",
+    "uv run python -m tests.faults.report": "tests/faults/test_report.py",
+    "uv run python -m tests.faults.report --long --only kills": "tests/faults/test_report.py",
     "ursa demo": "tests/cli/test_demo.py",
     "ursa dev": "tests/orchestration/test_daemon.py",
+    "ursa metrics": "tests/cli/test_metrics.py",
     "dagster instance concurrency set fold 1": "Dagster's own",
+    "dagster instance migrate": "Dagster's own",
+    "apt-get install postgresql redis-server": "by hand, for the next one",
+    "uv run --extra production python deploy/one_machine.py": "tests/deploy/test_production.py",
     _RECONSTRUCT: "tests/test_runbook.py",
     "uv run python scripts/backfill_participants.py --profile r2 --commit": "tests/cli/test_participants.py",
 }
@@ -69,6 +77,7 @@ RUN_ELSEWHERE = {
 NAMES = {
     "ursa retry",
     "ursa participants",
+    "ursa release",
     "ursa catalog diff PREFIX",
     "ursa catalog cutover PREFIX",
     "ursa catalog rollback",
@@ -225,6 +234,7 @@ def _apart(lab: Lab, store: EmbeddedStore, directory: Path, patch: pytest.Monkey
     references = {"access_key_id": "op://Lab/Store/id", "secret_access_key": "op://Lab/Store/key"}
     profile = yaml.safe_load(lab.config.read_text())
     profile |= {"store": "s3", "endpoint": store.endpoint, "credentials": dict.fromkeys(_ROLES, references)}
+    profile |= {"release": {"enabled": True, "retention_days": 0, "grace_days": 0}}
     config = directory / "apart.yaml"
     config.write_text(yaml.safe_dump(profile))
     return config

@@ -443,7 +443,7 @@ def endpoint_of(user: subprocess.Popen[str]) -> str:
 def end(users: list[subprocess.Popen[str]]) -> None:
     for user in users:
         if user.poll() is None:
-            user.communicate(timeout=30)
+            user.communicate(timeout=60)
 
 
 def kill_keeper(state: Path) -> None:
@@ -472,7 +472,7 @@ def is_running(pid: int | None) -> bool:
 def http_status(method: str, port: int, path: str) -> int:
     try:
         request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status
     except urllib.error.HTTPError as refusal:
         return refusal.code
@@ -485,7 +485,7 @@ def throughout(seconds: float, condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -1,4 +1,4 @@
-"""Single-bit damage, and a ledger of what noticed it."""
+"""Single-bit damage, a ledger of what noticed it, and a lab that is put back after each."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from tests.faults.figures import record
+from tests.lab import Lab
+from ursa_pipelines.catalog.catalog import Catalog
 from ursa_pipelines.errors import UrsaError
 from ursa_pipelines.objects.store import Bucket
 
 SEED = int(os.environ.get("URSA_FAULTS_SEED", "20260520"))
 FLIPS = 60 if os.environ.get("URSA_FAULTS") == "long" else 4
 """Of each kind of thing."""
+
+REC, CAMERA = "rec_20260520_195628_b1dd", "camera_a/seg_0000.mp4"
+FILES = {CAMERA: b"video frame;" * 300, "mic/seg_0000.wav": b"audio" * 40, "eeg_4559/seg_0000.edf": b"eeg" * 50}
 
 Verdict = tuple[Literal["noticed", "harmless", "unnoticed"], str]
 
@@ -75,8 +81,8 @@ class Ledger:
         assert flips >= at_least, f"{self.what}: {flips} flips"
         figures = {kind: sum(counts.values()) for kind, counts in found.items()}
         told = {f"{kind}_by": json.dumps(counts, sort_keys=True) for kind, counts in found.items() if counts}
-        assert not self.surprises, f"{self.what}, seed {SEED}: nobody noticed: " + "; ".join(self.surprises)
         record(f"bit flips, {self.what}", flips=flips, false_alarms=0, seed=SEED, **figures, **told)
+        assert not self.surprises, f"{self.what}, seed {SEED}: nobody noticed: " + "; ".join(self.surprises)
 
 
 def put(bucket: Bucket, key: str, body: bytes) -> None:
@@ -114,6 +120,29 @@ class Kept:
 
     def _listed(self) -> dict[str, str]:
         return {info.key: info.etag for prefix in self.prefixes for info in self.bucket.list_objects(prefix)}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A lab that holds one recording, which was ingested from `directory`; `kept` puts both buckets back."""
+
+    lab: Lab
+    directory: Path
+    recording_hash: str
+    kept: tuple[Kept, Kept]
+
+    def restore(self) -> None:
+        for one in self.kept:
+            one.restore()
+
+    def entry(self) -> dict[str, Any]:
+        """What the recording's entry says."""
+        rows = Catalog.open(self.lab.assets).entry(self.recording_hash).rows
+        return {
+            "recording": rows.recording.comparable(),
+            "modalities": [row.comparable() for row in rows.modalities],
+            "participants": [row.comparable() for row in rows.participants],
+        }
 
 
 def changed_fields(before: bytes, after: bytes) -> str:

@@ -6,15 +6,21 @@ holds no canary; whatever can be kept of this life goes to `DIRECTORY/out`.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import faulthandler
+import http.client
 import json
 import logging
 import os
 import pickle
 import resource
+import signal
+import socket
+import subprocess
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -33,12 +39,33 @@ from ursa_pipelines import DataInterface
 from ursa_pipelines.cli.main import main as ursa
 from ursa_pipelines.errors import UrsaError
 from ursa_pipelines.ingest.register import IngestResult
+from ursa_pipelines.logs import JsonFormatter
 from ursa_pipelines.maintenance.participants_edits import apply_edit, plan_rename
 from ursa_pipelines.notifications import post
 from ursa_pipelines.orchestration.definitions import build_definitions
 from ursa_pipelines.orchestration.resources import UrsaResource
 from ursa_pipelines.profiles.profile import ROLES
 from ursa_pipelines.rooms import WRITE_ROLES
+
+_SERVED_SECONDS = 240
+_ENTRIES = """metadataEntries { label description ... on TextMetadataEntry { text }
+  ... on JsonMetadataEntry { jsonString } ... on MarkdownMetadataEntry { mdStr } ... on PathMetadataEntry { path }
+  ... on UrlMetadataEntry { url } ... on TableMetadataEntry { table { records } } }"""
+ASKED = (
+    """{ repositoriesOrError { ... on RepositoryConnection { nodes { name displayMetadata { key value }
+  allTopLevelResourceDetails { name description configuredValues { key value }
+    configFields { name description defaultValueAsJson } }
+  sensors { name description sensorState { status ticks(limit: 20) {
+    status cursor skipReason runIds error { message stack } } } }
+  schedules { name description scheduleState { status } }
+  jobs { name description presets { runConfigYaml } } } } } }""",
+    """{ runsOrError { ... on Runs { results { runId jobName status runConfigYaml tags { key value }
+  eventConnection(limit: 1000) { events { __typename ... on MessageEvent { message stepKey }
+    ... on DisplayableEvent { label description ENTRIES }
+    ... on ExecutionStepFailureEvent { error { message stack } } } } } } } }""".replace("ENTRIES", _ENTRIES),
+    "{ instance { info daemonHealth { allDaemonStatuses { daemonType lastHeartbeatErrors { message stack } } } } }",
+)
+"""The snapshot with its resources and the sensors' ticks; the runs with their events; the instance."""
 
 
 class Life:
@@ -176,7 +203,7 @@ def _crash(life: Life, data: DataInterface) -> None:
     life.proxy.fault = hold = Hold("^PUT /raw")
     directory = Path(life.told["nas"]) / life.told["recordings"]["crash"]
     threading.Thread(target=data.ingest, kwargs={"source_dir": directory}, daemon=True).start()
-    assert hold.reached.wait(30)
+    assert hold.reached.wait(60)
     os.abort()
 
 
@@ -207,12 +234,54 @@ def _command_line(life: Life) -> None:
         life.run("verify", recs["command"], "--deep", "--yes", *way)
         life.run("history", recs["command"], *way)
         life.run("report", "--out", str(out / "report.html"), *way)
+        life.run("metrics", "--out", str(out / "metrics.prom"), *way)
         life.run("download", recs["command"], "--to", str(out.parent / "downloaded"), *way)
         life.run("bandwidth", *way)
         exported = str(out.parent / f"exported{len(way)}")
         life.run("catalog", "export", exported, "--format", ("parquet", "csv")[len(way)], *way)
         life.run("catalog", "fold", *way)
         life.run("doctor", *way, code=life.told["doctor"])
+
+
+def _served(life: Life) -> None:
+    """Dagster's daemon and webserver, until a sensor has ticked; keeps all answers to what its pages ask."""
+    code = life.out.parent / "served.py"
+    code.write_text(
+        "from pathlib import Path\n\nfrom ursa_pipelines.orchestration.definitions import build_definitions\n\n"
+        f"defs = build_definitions(None, Path({str(life.config)!r}))\n"
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "dagster", "dev", "-f", str(code), "-h", "127.0.0.1", "-p", str(port)]
+    with (life.out / "served.log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, process_group=0)
+    deadline, answers = time.monotonic() + _SERVED_SECONDS, list[Any]()
+    try:
+        while not (answers and '"cursor": "' in json.dumps(answers[0])):
+            assert time.monotonic() < deadline and server.poll() is None, answers
+            time.sleep(0.5)
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                answers = [_asked(port, question) for question in ASKED]
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(20)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    (life.out / "graphql.json").write_text(json.dumps(answers))
+
+
+def _asked(port: int, question: str) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("POST", "/graphql", json.dumps({"query": question}), {"Content-Type": "application/json"})
+        answer = json.load(connection.getresponse())
+    finally:
+        connection.close()
+    assert "errors" not in answer, answer["errors"]
+    return answer["data"]
 
 
 def _dagster(life: Life) -> None:
@@ -243,6 +312,7 @@ def _dagster(life: Life) -> None:
             ) as context:
                 tick = definitions.resolve_sensor_def(name)(context)
                 life.show(tick, *tick.asset_events)
+    _served(life)
 
 
 def main() -> None:
@@ -254,7 +324,10 @@ def main() -> None:
     everything = logging.FileHandler(directory / "out" / "debug.log")
     everything.setLevel(0)
     everything.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s %(args)r"))
-    logging.getLogger().addHandler(everything)
+    as_json = logging.FileHandler(directory / "out" / "debug.jsonl")
+    as_json.setFormatter(JsonFormatter())
+    for handler in (everything, as_json):
+        logging.getLogger().addHandler(handler)
     logging.getLogger().setLevel(0)
     for name in ("ursa", "dagster", "botocore", "boto3", "urllib3", "deltalake", "obstore", "py.warnings"):
         logging.getLogger(name).setLevel(logging.DEBUG)

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults import invariants as checked
+from tests.faults.bits import FILES, REC, Kept, Stage
 from tests.faults.detour import Detour
 from tests.faults.proxy import Proxy
 from tests.faults.source_writes import watched
 from tests.lab import Lab
+from tests.recordings_on_disk import write_recording
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +39,17 @@ def invariants(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture)
         "the log": "\n".join(f"{form.format(one)} {one.__dict__}" for one in caplog.get_records("call")),
     }
     checked.require(lab, evidence)
+
+
+@pytest.fixture
+def ingested(lab: Lab) -> Iterator[Stage]:
+    """A lab with one recording; after the test it is put back, and everything agrees: no false alarm."""
+    directory = write_recording(lab.nas, REC, FILES, participant="Aria Lin")
+    result = lab.data.ingest(source_dir=directory)
+    assert result.recording is not None
+    found = Stage(lab, directory, result.recording.recording_hash, (Kept(lab.raw), Kept(lab.assets)))
+    yield found
+    found.restore()
+    assert lab.interface().verify(REC, deep=True).problems == ()
+    assert lab.interface().ingest(source_dir=directory).outcome == "unchanged"
+    lab.check_invariants()

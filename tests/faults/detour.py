@@ -6,7 +6,7 @@ import os
 import ssl
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -43,10 +43,18 @@ class Detour:
     proxy: Proxy
     config: Path
     programs: Path
+    _opened: list[DataInterface] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Ends the proxy, and lets go of all connections of this process."""
+        for one in self._opened:
+            one.close()
+        self.proxy.close()
 
     def interface(self) -> DataInterface:
         """An interface of this process that goes through the proxy; `op` must be found on PATH."""
         data = DataInterface(config_path=self.config)
+        self._opened.append(data)
         data.enable_writes(roles=("assets_rw", "raw_rw"))
         return data
 
@@ -64,7 +72,7 @@ class Detour:
         self.proxy.fault = hold
         process = self.start_ingest(directory)
         try:
-            assert hold.reached.wait(30), process.communicate()[0].decode()
+            assert hold.reached.wait(60), process.communicate()[0].decode()
         finally:
             process.kill()
             process.communicate()

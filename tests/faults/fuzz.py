@@ -381,6 +381,21 @@ def run_seeded(target: str, executions: int, seed: int, opens: Opens) -> Tally:
     return tally
 
 
+def record_tally(tally: Tally, engine: str, seed: int) -> None:
+    """For the report."""
+    record(
+        f"fuzz, {tally.target}",
+        engine=engine,
+        executions=tally.executions,
+        accepted=tally.accepted,
+        untyped_exceptions=len(tally.untyped),
+        opens=len(tally.opens),
+        keys_outside=len(tally.foreign_keys),
+        peak_mib=tally.peak_bytes // 2**20,
+        seed=seed,
+    )
+
+
 def _warm_up(target: str) -> None:
     """Whatever is imported at first use is imported now, so that it is not taken for something that was opened."""
     codecs.lookup("unicode_escape")
@@ -459,17 +474,7 @@ def main() -> None:
             tally.peak_bytes = _in_a_process(target, _EXECUTIONS_FOR_MEMORY, given.seed, "--seeded").peak_bytes
         tallies.append(tally)
         print(json.dumps(vars(tally)), flush=True)
-    record(
-        "fuzz",
-        engine="atheris" if has_atheris else "seeded mutations",
-        executions=sum(one.executions for one in tallies),
-        accepted=sum(one.accepted for one in tallies),
-        untyped_exceptions=sum(len(one.untyped) for one in tallies),
-        opens=sum(len(one.opens) for one in tallies),
-        keys_outside=sum(len(one.foreign_keys) for one in tallies),
-        peak_mib=max(one.peak_bytes for one in tallies) // 2**20,
-        seed=given.seed,
-    )
+        record_tally(tally, "atheris" if has_atheris else "seeded mutations", given.seed)
     sys.exit(not all(one.is_clean and one.peak_bytes <= MEMORY_LIMIT for one in tallies))
 
 

@@ -23,7 +23,7 @@ HOOK = "op://Vault/Hook/url"
 ROLES = ("assets_ro", "assets_rw", "raw_ro", "raw_rw")
 _READS, _WRITES = ["Read", "List"], ["Read", "List", "Write", "Tagging"]
 _OWN_KEYS = ("own-access-key-id", "own-secret-access-key")
-_SECONDS = 30
+_SECONDS = 60
 
 # Tells what environment and command line it was given, and whose child it is, beside the value that it was asked for.
 _OP = """#!/bin/sh

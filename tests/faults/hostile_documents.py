@@ -78,7 +78,7 @@ PREFIXES = (
     "ursa/catalog?x",
     "ursa\\catalog",
 )
-VERSIONS = {"0": 0, "2": 2, "text": "1", "float": 1.5, "none": None, "list": [1], "huge": 2**70, "negative": -1}
+VERSIONS = {"0": 0, "3": 3, "text": "1", "float": 1.5, "none": None, "list": [1], "huge": 2**70, "negative": -1}
 LAX_VERSIONS = {name: one for name, one in VERSIONS.items() if name != "text"}
 """Where rows are read, a number in quotes is a number."""
 
@@ -204,14 +204,14 @@ DOCUMENTS = [
     *(Document("head", f"version_{name}", {"version": one, "gen": 1}) for name, one in LAX_VERSIONS.items()),
     *_each(
         "head",
-        no_gen={"version": 1},
-        gen_is_text={"version": 1, "gen": "x"},
-        versions_are_a_list={"version": 1, "gen": 1, "versions": []},
-        gen_is_huge={"version": 1, "gen": 2**70, "versions": {"recordings": 0}},
-        a_version_that_never_was={"version": 1, "gen": 1, "versions": {"recordings": 10**6}},
-        a_version_that_is_huge={"version": 1, "gen": 1, "versions": {"recordings": 2**70}},
-        a_version_that_is_negative={"version": 1, "gen": 1, "versions": {"recordings": -1}},
-        a_version_that_is_text={"version": 1, "gen": 1, "versions": {"recordings": "x"}},
+        no_gen={"version": 2},
+        gen_is_text={"version": 2, "gen": "x"},
+        versions_are_a_list={"version": 2, "gen": 1, "versions": []},
+        gen_is_huge={"version": 2, "gen": 2**70, "versions": {"recordings": 0}},
+        a_version_that_never_was={"version": 2, "gen": 1, "versions": {"recordings": 10**6}},
+        a_version_that_is_huge={"version": 2, "gen": 1, "versions": {"recordings": 2**70}},
+        a_version_that_is_negative={"version": 2, "gen": 1, "versions": {"recordings": -1}},
+        a_version_that_is_text={"version": 2, "gen": 1, "versions": {"recordings": "x"}},
     ),
     *(
         Document(f"{one}_identity", name, content)

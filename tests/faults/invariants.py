@@ -246,6 +246,7 @@ def _touched(evidence: Evidence) -> Iterator[str]:
 
 def _written_over(lab: Lab, requests: Sequence[Seen]) -> Iterator[str]:
     written: Counter[str] = Counter()
+    manifests: dict[tuple[str, str], bytes] = {}
     for seen in requests:
         method, key = seen.request.partition(" ")[0], _raw_key(lab, seen)
         if key is None:
@@ -254,12 +255,16 @@ def _written_over(lab: Lab, requests: Sequence[Seen]) -> Iterator[str]:
             yield f"{seen.request}: objects are deleted by the list"
         if not key.startswith("recordings/"):
             continue
+        replaced = manifests.get((key, seen.headers.get("if-match", "").strip('"')))
+        if seen.etag:
+            manifests[key, seen.etag.strip('"')] = seen.manifest
         if method == "DELETE" and "uploadId" not in seen.query:
             yield f"{seen.request}: a raw object is deleted"
         writes = (method == "PUT" and "partNumber" not in seen.query) or (method == "POST" and "uploadId" in seen.query)
         if not writes:
             continue
-        replaces = "if-match" in seen.headers and key.count("/") == 2 and key.endswith("/manifest.json")
+        # Whoever replaces a manifest has seen that it is a stub.
+        replaces = replaced is not None and _is_stub(replaced)
         if seen.headers.get("if-none-match") != "*" and not replaces:
             yield f"{seen.request}: it is written whatever stands there"
         if seen.status is not None and seen.status < 300:

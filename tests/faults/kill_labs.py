@@ -8,16 +8,21 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from deltalake import write_deltalake
+
 from tests.catalog.by_hand import move_pointer
 from tests.catalog.tables.folded import rows, write
 from tests.faults.killed import ARIA, ARYA, LAST, LATER, REBUILT, REC
 from tests.lab import Lab
 from tests.recordings_on_disk import manifest_of, write_recording
 from ursa_pipelines.catalog.cutover import cutover
+from ursa_pipelines.catalog.pointer import DEFAULT_PREFIX
+from ursa_pipelines.catalog.tables.delta import open_table
+from ursa_pipelines.catalog.tables.schemas import PARTITION, TOLD
 from ursa_pipelines.maintenance.export import export
 from ursa_pipelines.maintenance.participants_edits import apply_edit, plan_merge
 from ursa_pipelines.maintenance.rebuild import rebuild
-from ursa_pipelines.objects.keys import raw_key
+from ursa_pipelines.objects.keys import ACTIVE_POINTER, raw_key
 
 _SMALL = {"mic/seg_0000.wav": b"audio" * 100, "eeg_4559/seg_0000.edf": b"eeg" * 100}
 _IN_PARTS = {
@@ -82,6 +87,12 @@ def _two(lab: Lab, place: Path) -> None:
     _ingested(lab, REC, LATER)
 
 
+def _two_and_one_that_nobody_has_registered(lab: Lab, place: Path) -> None:
+    _two(lab, place)
+    for path, content in (_SMALL | {"manifest.json": json.dumps(manifest_of(LAST, _SMALL)).encode()}).items():
+        lab.raw.create(raw_key(LAST, path), content)
+
+
 def _one_to_fold(lab: Lab, place: Path) -> None:
     _ingested(lab, REC)
     lab.data.fold()
@@ -92,6 +103,26 @@ def _crowded(lab: Lab, place: Path) -> None:
     for number in range(_FOLDS_THAT_CROWD):
         write(lab, rows(number))
         lab.data.fold()
+
+
+def _of_format_1(lab: Lab, place: Path) -> None:
+    _two(lab, place)
+    lab.data.fold()
+    # What was registered after the last fold.
+    _ingested(lab, LAST)
+    table = open_table(lab.assets, DEFAULT_PREFIX, "recordings")
+    assert table is not None
+    rows_then = table.to_pyarrow_table().drop_columns(TOLD.names)
+    write_deltalake(table, rows_then, mode="overwrite", schema_mode="overwrite", partition_by=[PARTITION])
+    versions = json.loads(lab.assets.get(f"{DEFAULT_PREFIX}/HEAD.json")[0])["versions"]
+    changes: dict[str, dict[str, Any]] = {
+        ACTIVE_POINTER: {},
+        f"{DEFAULT_PREFIX}/CATALOG.json": {},
+        f"{DEFAULT_PREFIX}/HEAD.json": {"versions": versions | {"recordings": versions["recordings"] + 1}},
+    }
+    for key, change in changes.items():
+        raw, info = lab.assets.get(key)
+        lab.assets.replace(key, json.dumps(json.loads(raw) | {"version": 1} | change).encode(), info.etag)
 
 
 def _rebuilt(lab: Lab, place: Path) -> None:
@@ -131,7 +162,8 @@ PREPARED: dict[str, Callable[[Lab, Path], None]] = {
     "first fold": _two,
     "fold": _one_to_fold,
     "compact": _crowded,
-    "rebuild": _two,
+    "upgrade": _of_format_1,
+    "rebuild": _two_and_one_that_nobody_has_registered,
     "cut over": _rebuilt,
     "roll back": _cut_over,
     "download": _to_download,

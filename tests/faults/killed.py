@@ -24,7 +24,7 @@ import ursa_pipelines
 from ursa_pipelines import DataInterface, failpoints
 from ursa_pipelines.catalog.catalog import Catalog
 from ursa_pipelines.catalog.cutover import cutover, rollback
-from ursa_pipelines.catalog.pointer import DEFAULT_PREFIX, read_pointer
+from ursa_pipelines.catalog.pointer import DEFAULT_PREFIX
 from ursa_pipelines.catalog.tables.upkeep import compact
 from ursa_pipelines.maintenance.importing.run import apply_import, plan_import
 from ursa_pipelines.maintenance.participants_edits import apply_edit, plan_merge
@@ -73,6 +73,11 @@ def _compact(data: DataInterface, place: Path) -> None:
     compact(catalog.assets, catalog.prefix, by="test", dry_run=False)
 
 
+def _upgrade(data: DataInterface, place: Path) -> None:
+    data.upgrade_catalog()
+    assert not data.catalog_format().due
+
+
 def _rebuild(data: DataInterface, place: Path) -> None:
     context = data.ingest_context(raw_role="raw_ro")
     done = rebuild(context, context.catalog, REBUILT)
@@ -85,12 +90,8 @@ def _cut_over(data: DataInterface, place: Path) -> None:
 
 
 def _roll_back(data: DataInterface, place: Path) -> None:
-    assets = _writable(data).assets
-    pointer = read_pointer(assets)
-    # Rolling back what is rolled back would go forth again; an operator looks first.
-    if pointer.prefix != DEFAULT_PREFIX or (pointer.sweep and not pointer.sweep.finished):
-        done = rollback(assets, writer=data.writer, reason="test")
-        assert done.ok, done
+    done = rollback(_writable(data).assets, to=DEFAULT_PREFIX, writer=data.writer, reason="test")
+    assert done.ok, done
     # The last step of it, which an interrupted one leaves to the nightly fold.
     data.fold()
 
@@ -133,6 +134,7 @@ RUNS: dict[str, Run] = {
     "first fold": _fold,
     "fold": _fold,
     "compact": _compact,
+    "upgrade": _upgrade,
     "rebuild": _rebuild,
     "cut over": _cut_over,
     "roll back": _roll_back,
@@ -143,14 +145,19 @@ RUNS: dict[str, Run] = {
 }
 
 
-def serve() -> None:
-    """Forks for every line of standard input until that ends."""
+def import_everything() -> None:
+    """So that no fork has to."""
     rooms = [f"{ursa_pipelines.__name__}.{room}" for room in _ROOMS]
     for room in map(importlib.import_module, rooms):
         for found in pkgutil.walk_packages(room.__path__, f"{room.__name__}."):
             importlib.import_module(found.name)
     for name in _USED_LATER:
         importlib.import_module(name)
+
+
+def serve() -> None:
+    """Forks for every line of standard input until that ends."""
+    import_everything()
     for line in sys.stdin:
         order = json.loads(line)
         child = os.fork()

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qsl, urlsplit
 
-_WAIT_SECONDS = 30
+_WAIT_SECONDS = 60
 _MARKER = re.compile(r"PUT /[^/]+/manifests/")
+_MANIFEST = re.compile(r"(GET|PUT) /[^/]+/recordings/[^/]+/manifest\.json$")
 
 
 Headers = list[tuple[str, str]]
@@ -57,7 +58,7 @@ class Seen:
     """A request that was passed on, with its headers (names in lower case) and the SHA-256 of its body.
 
     `status` is what the store answered, whatever the client was told; None while it has not. `marker` is the body of
-    a commit marker.
+    a commit marker, `manifest` that of a recording's manifest as it was written or read, with its `etag`.
     """
 
     request: str
@@ -65,6 +66,8 @@ class Seen:
     body_sha256: bytes
     status: int | None = None
     marker: bytes = b""
+    manifest: bytes = b""
+    etag: str = ""
 
     @property
     def condition(self) -> str | None:
@@ -299,6 +302,9 @@ class _Handler(BaseHTTPRequestHandler):
                 altered, body = fault.altered(request, self.headers.items(), body)
                 told = self._ask_the_store(altered, body)
                 seen.status = told[0]
+                if _MANIFEST.match(request) and told[0] == 200:
+                    seen.manifest = told[2] if self.command == "GET" else body
+                    seen.etag = next((value for name, value in told[1] if name.lower() == "etag"), "")
                 answer = fault.answered(request, told)
             fault.after(request)
         except ConnectionDropped as dropped:

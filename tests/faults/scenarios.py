@@ -61,12 +61,10 @@ class World:
     root: Path
 
     def interface(self) -> DataInterface:
-        data = DataInterface(config_path=self.detour.config)
-        data.enable_writes(roles=("assets_rw", "raw_rw"))
-        return data
+        return self.detour.interface()
 
     def close(self) -> None:
-        self.detour.proxy.close()
+        self.detour.close()
         self.lab.data.close()
         self.lab.raw.close()
         self.lab.assets.close()

@@ -27,7 +27,7 @@ _EVENTS = {
 }
 _OURS, _TESTS = (f"{os.sep}{name}{os.sep}" for name in ("ursa_pipelines", "tests"))
 # Files below these are opened by descriptor, with a relative name.
-_READERS = f"{_OURS}recordings{os.sep}"
+_READERS = tuple(f"{_OURS}{room}{os.sep}" for room in ("recordings", f"maintenance{os.sep}release"))
 
 _watches: list[tuple[tuple[str, ...], list[str]]] = []
 
@@ -58,7 +58,7 @@ def _heard(event: str, arguments: tuple[Any, ...]) -> None:
         return
     for roots, writes in _watches:
         for path in paths:
-            by_descriptor = not Path(path).is_absolute() and _READERS in caller
+            by_descriptor = not Path(path).is_absolute() and any(one in caller for one in _READERS)
             if by_descriptor or f"{Path.cwd() / path}{os.sep}".startswith(roots):
                 writes.append(f"{event} of {path} in {caller}")
 

@@ -298,7 +298,7 @@ def test_fault_71_nothing_is_written_where_a_document_has_an_unknown_version(lab
     }
     row = lab.data.get_recording(HASH).model_copy(update={"duration": timedelta(hours=2)})
     key = DOCUMENTS[name]
-    _put(lab, key, json.dumps(json.loads(lab.assets.get(key)[0]) | {"version": 2}).encode())
+    _put(lab, key, json.dumps(json.loads(lab.assets.get(key)[0]) | {"version": 3}).encode())
     before = lab.everything()
     found: dict[str, Any] = {}
 

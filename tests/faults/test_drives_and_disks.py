@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.detour import Detour
+from tests.faults.killed import REBUILT
 from tests.faults.mounts import Fault, Hangs, Mount, Upon, sized_disk
 from tests.faults.on_a_drive import (
     CAMERA,
@@ -32,7 +33,14 @@ from tests.lab import Lab
 from tests.media_files import mp4, wav
 from tests.recordings_on_disk import write_recording
 from tests.snapshot import snapshot
+from ursa_pipelines import DataInterface
+from ursa_pipelines.catalog.catalog import Catalog
+from ursa_pipelines.catalog.tables.fold import refold
 from ursa_pipelines.errors import DestinationFull, DestinationUnusable, Retryable, SourceUnavailable
+from ursa_pipelines.ingest.plan_file import write_plan
+from ursa_pipelines.maintenance.rebuild import rebuild
+from ursa_pipelines.objects.keys import raw_key
+from ursa_pipelines.profiles.timetable import set_override
 from ursa_pipelines.recordings.media_probe import MediaProbe
 
 MEDIA = {CAMERA: mp4(), MIC: wav()}
@@ -170,23 +178,82 @@ def test_fault_29_a_download_to_a_disk_that_is_mounted_read_only_is_told(lab: La
         lab.data.download(lab.data.query(), small_disk / "there")
 
 
-def test_fault_28_a_full_disk_stops_neither_fold_nor_reconstruction_in_the_middle(
-    lab: Lab, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+ON_A_SCRATCH_DISK: dict[str, Callable[[DataInterface], object]] = {
+    "fold": lambda data: data.fold(),
+    "fold anew": lambda data: refold(data.catalog.assets, data.catalog.prefix, by="test"),
+    "rebuild": lambda data: rebuild(data.ingest_context(), data.catalog, REBUILT),
+    "reconstruct": lambda data: data.reconstruct_manifest(OTHER_REC),
+    "ingest": lambda data: data.ingest(source_dir=data.sources[0].root / OTHER_REC),
+}
+NEEDS_ROOM = {"fold anew", "rebuild"}
+"""Whose rows wait on the local disk; the digests that the others keep there only save time."""
+
+
+@pytest.mark.parametrize("step", ON_A_SCRATCH_DISK)
+def test_fault_28_a_full_scratch_disk_stops_no_step_in_the_middle(
+    lab: Lab, detour: Detour, small_disk: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ):
-    """Temporary files are the scratch of both."""
+    """It is done, or ends with the system's own word for it; the same again with room comes to the end."""
     lab.data.ingest(source_dir=write_recording(lab.nas, REC, SMALL_FILES))
-    _fill(small_disk / "ballast")
-    with monkeypatch.context() as patch:
-        patch.setattr("tempfile.tempdir", str(small_disk))
-        try:
-            lab.data.fold()
-        except (Retryable, OSError) as error:
-            assert "space" in str(error)
-
     lab.data.fold()
+    source = write_recording(lab.nas, OTHER_REC, {MIC: b"other audio" * 1000}, manifest=False)
+    if step == "reconstruct":
+        lab.raw.create(raw_key(OTHER_REC, MIC), b"other audio" * 1000)
+    elif step != "ingest":
+        lab.data.ingest(source_dir=source)
+    before, sources = lab.data.list_recordings(), snapshot(lab.nas)
+    ballast = small_disk / "ballast"
+    _fill(ballast)
 
-    assert sum(batch.num_rows for batch in lab.data.scan("recordings")) == 1
+    def do() -> None:
+        with monkeypatch.context() as patch:
+            patch.setenv("DAGSTER_HOME", str(small_disk / ".ursa" / "dagster"))
+            patch.setattr("tempfile.tempdir", str(small_disk))
+            with closing(detour.interface()) as data:
+                assert data.state.is_relative_to(small_disk)
+                ON_A_SCRATCH_DISK[step](data)
+
+    if step in NEEDS_ROOM:
+        with pytest.raises(OSError, match="No space left") as caught:
+            do()
+        assert caught.value.errno == errno.ENOSPC
+    else:
+        do()
+
+    assert [path for path in small_disk.rglob("*") if path.is_file() and path.stat().st_size] == [ballast]
+    assert lab.interface().list_recordings()[: len(before)] == before
     lab.check_invariants()
+    ballast.unlink()
+    do()
+    if step == "reconstruct":
+        assert lab.data.ingest_from_r2(rec_id=OTHER_REC).outcome == "created"
+    prefix = REBUILT if step == "rebuild" else None
+    assert len(Catalog.open(lab.assets, prefix=prefix).list_recordings()) == 2
+    assert snapshot(lab.nas) == sources
+    lab.check_invariants()
+
+
+def test_fault_28_what_is_kept_for_a_host_is_there_as_a_whole_or_as_it_was(lab: Lab, small_disk: Path):
+    """The upload cap and a plan, in files of this machine."""
+    planned = lab.data.plan_file(lab.data.plan_many([write_recording(lab.nas, REC, SMALL_FILES)]))
+    state, plan = small_disk / "state", small_disk / "plan.json"
+    kept: dict[Path, Callable[[], object]] = {
+        state / "bandwidth": lambda: set_override(state, "1MB/s"),
+        plan: lambda: write_plan(planned, plan),
+    }
+    for write in kept.values():
+        write()
+    before = {path: path.read_bytes() for path in small_disk.rglob("*") if path.is_file()}
+    assert before.keys() == kept.keys()
+    _fill(small_disk / "ballast")
+
+    for write in (lambda: set_override(state, "2MB/s"), *kept.values()):
+        with pytest.raises(OSError, match="No space left") as caught:
+            write()
+        assert caught.value.errno == errno.ENOSPC
+
+    (small_disk / "ballast").unlink()
+    assert {path: path.read_bytes() for path in small_disk.rglob("*") if path.is_file()} == before
 
 
 def test_fault_10_a_drive_that_is_unmounted_while_it_is_ingested_loses_nothing(lab: Lab, drive: Mount):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.faults.bits import Kept
+from tests.faults.bits import Kept, Stage
 from tests.faults.figures import record
 from tests.faults.fuzz import Opens
 from tests.faults.hostile_documents import DOCUMENTS, EVIDENCE, PERSON, REFUSED, Document
@@ -57,20 +56,6 @@ def opens() -> Opens:
     return Opens()
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A lab that holds one recording, an edit and folded tables; `kept` puts it back."""
-
-    lab: Lab
-    directory: Path
-    recording_hash: str
-    kept: tuple[Kept, Kept]
-
-    def restore(self) -> None:
-        for one in self.kept:
-            one.restore()
-
-
 @pytest.fixture(scope="module")
 def empty_lab(store_state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with pytest.MonkeyPatch.context() as patch:
@@ -107,6 +92,7 @@ def stage(store_state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         directory = write_recording(lab.nas, REC, FILES, participant="Aria Lin")
         result = lab.data.ingest(source_dir=directory)
         assert result.recording is not None
+        # With an edit and folded tables.
         lab.data.fold()
 
         def renamed(edit: Any) -> Any:

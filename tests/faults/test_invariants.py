@@ -14,6 +14,7 @@ import pytest
 from tests.catalog.tables.folded import rows, write
 from tests.faults import invariants as checked
 from tests.faults.detour import Detour
+from tests.faults.figures import record
 from tests.faults.final_state import final_state
 from tests.faults.invariants import Evidence, broken, stored_now
 from tests.faults.source_writes import watched
@@ -204,6 +205,16 @@ def _manifest_replaced_twice(lab: Lab, detour: Detour, evidence: Evidence) -> No
         etag = bucket.replace(key, body, etag).etag
 
 
+def _manifest_replaced_that_is_no_stub(lab: Lab, detour: Detour, evidence: Evidence) -> None:
+    bucket, key = _through(detour), raw_key(OTHER, "manifest.json")
+    bucket.replace(key, b"{}", bucket.create(key, b'{"files": [{"path": "mic/a.wav", "size_bytes": 5}]}').etag)
+
+
+def _manifest_replaced_that_nobody_has_read(lab: Lab, detour: Detour, evidence: Evidence) -> None:
+    key = raw_key(OTHER, "manifest.json")
+    _through(detour).replace(key, b"[]", lab.raw.create(key, b"{}").etag)
+
+
 def _marker_loses_a_file(lab: Lab, detour: Detour, evidence: Evidence) -> None:
     bucket = _through(detour)
     raw, info = bucket.get(marker_key(REC))
@@ -278,6 +289,8 @@ BREAKS: list[tuple[str, Break]] = [
     (checked.RAW_WRITTEN_ONCE, _raw_object_replaced),
     (checked.RAW_WRITTEN_ONCE, _raw_object_completed_whatever_is_there),
     (checked.RAW_WRITTEN_ONCE, _manifest_replaced_twice),
+    (checked.RAW_WRITTEN_ONCE, _manifest_replaced_that_is_no_stub),
+    (checked.RAW_WRITTEN_ONCE, _manifest_replaced_that_nobody_has_read),
     (checked.MARKER_GAINS, _marker_loses_a_file),
     (checked.MARKER_GAINS, _marker_put_whatever_is_there),
     (checked.SECRETS_KEPT, _key_of_the_store_in_a_log),
@@ -300,6 +313,7 @@ def test_what_breaks_an_invariant_is_named(sound: Lab, detour: Detour, invariant
     breaks(sound, detour, evidence)
 
     found = broken(sound, evidence)
+    record(f"invariants, {invariant}", ways=1, named=int(any(one.startswith(f"{invariant}: ") for one in found)))
     assert invariant in {problem.partition(": ")[0] for problem in found}, found
     assert broken(sound, evidence_without(evidence, invariant)) == [
         one for one in found if not one.startswith(f"{invariant}:")
@@ -308,6 +322,7 @@ def test_what_breaks_an_invariant_is_named(sound: Lab, detour: Detour, invariant
 
 def test_every_invariant_is_broken_above():
     assert {name for name, _ in BREAKS} == set(checked.ALL)
+    record("invariants", invariants=len(checked.ALL))
 
 
 def evidence_without(evidence: Evidence, invariant: str) -> Evidence:

@@ -1,7 +1,6 @@
 """Every number of the list of faults has a test that is named after it, or a reason why there is none.
 
-The list is `studies/faults.md`; here are its numbers and a word on each. Tests for numbers that no other module is
-about are here too.
+The list is in `numbers.py`. Tests for numbers that no other module is about are here too.
 """
 
 from __future__ import annotations
@@ -19,23 +18,16 @@ import pytest
 
 from tests.faults import figures
 from tests.faults.detour import Detour
+from tests.faults.numbers import NUMBERS, TESTS, tests_by_number
 from tests.faults.proxy import Fault, Hold
 from tests.lab import Lab
-from tests.recordings.test_hostile_manifests import HOSTILE
 from tests.recordings_on_disk import write_recording
 
 REC = "rec_20260520_195628_b1dd"
 FILES = {"mic/seg_0000.wav": b"audio" * 100, "eeg_4559/seg_0000.edf": b"eeg" * 100}
-TESTS = Path(__file__).parents[1]
 
-NUMBERS = (*(str(number) for number in range(1, 88)), "8b", "51b")
-DECIDED_OTHERWISE = {
-    "87": "what ops hand on is pickled below DAGSTER_HOME: the tests of 74 read every file there, and nothing else "
-    "unpickles it",
-}
+DECIDED_OTHERWISE: dict[str, str] = {}
 """Numbers without a test of their own, and why."""
-
-_NAMED = re.compile(r"(?:test_)?fault_([0-9]+b?(?:_and_[0-9]+b?)*)_")
 
 _DEV = """
 import sys
@@ -46,22 +38,14 @@ sys.exit(run_dev("r2-test", int(sys.argv[2])))
 
 
 def test_every_number_of_the_list_has_a_test_or_a_reason():
-    functions = [
-        node.name
-        for path in sorted(TESTS.rglob("test_*.py"))
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    ]
-    # The many hostile manifests are cases of one test, each with its number in its name.
-    names = [*functions, *(case.name for case in HOSTILE)]
-    named = {number for name in names if (match := _NAMED.match(name)) for number in match[1].split("_and_")}
+    named = tests_by_number()
 
-    assert [number for number in NUMBERS if number not in named and number not in DECIDED_OTHERWISE] == []
+    assert [number for number in NUMBERS if not named[number] and number not in DECIDED_OTHERWISE] == []
     assert [number for number in named if number not in NUMBERS] == []
-    assert [number for number in DECIDED_OTHERWISE if number in named] == []
-    figures.record(
-        "numbers of the list", numbers=len(NUMBERS), with_a_test=len(named), decided_otherwise=len(DECIDED_OTHERWISE)
-    )
+    assert [number for number in DECIDED_OTHERWISE if named[number]] == []
+    figures.record("numbers", numbers=sum(bool(files) for files in named.values()))
+    for number, files in named.items():
+        figures.record(f"numbers, {number}", **files)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +57,7 @@ def test_fault_8b_a_process_that_was_suspended_for_long_adds_nothing_to_what_ano
     hold = detour.proxy.fault = Hold(held)
     process = detour.start_ingest(write_recording(lab.nas, REC, FILES, participant="A"))
     try:
-        assert hold.reached.wait(30)
+        assert hold.reached.wait(60)
         process.send_signal(signal.SIGSTOP)
         other = lab.interface().ingest(source_dir=write_recording(lab.usb, REC, FILES, participant="A"))
         rows, objects = lab.data.list_recordings(), lab.objects(REC)
@@ -122,3 +106,13 @@ def test_fault_79_the_webserver_listens_on_this_machine_only(tmp_path: Path):
     arguments = (tmp_path / "arguments").read_text().splitlines()
     assert arguments[arguments.index("-h") + 1] == "127.0.0.1"
     assert arguments[arguments.index("-p") + 1] == port
+
+
+def test_fault_87_nothing_of_the_package_unpickles():
+    """What ops hand on lies on a disk that others may write to (what is in it: `test_recording_asset`)."""
+    loads_code = {"pickle", "cPickle", "shelve", "marshal", "dill", "cloudpickle", "joblib"}
+    for path in sorted((TESTS.parent / "ursa_pipelines").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not loads_code & {name.partition(".")[0] for name in names}, path

@@ -99,7 +99,7 @@ def test_fault_11_a_process_ends_while_its_read_hangs(lab: Lab, drive: Mount, ma
     command = [sys.executable, "-c", _INGEST, str(profile_of(lab, read_timeout=2)), str(drive.point / REC)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
     assert hang.reached.is_set()
     assert not hang.released.is_set()
@@ -134,7 +134,7 @@ def _soon(hang: Hangs, call: Callable[[], _T]) -> _T:
     waits = thread.is_alive()
     if waits:
         hang.released.set()
-        thread.join(30)
+        thread.join(60)
     assert hang.reached.is_set()
     assert not waits, "it waits for what hangs"
     return outcome[0]

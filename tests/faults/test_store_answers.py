@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.faults.detour import PART_SIZE, Detour
-from tests.faults.proxy import Answer, Fault, Proxy, Refuse
+from tests.faults.proxy import Answer, Fault, Proxy, Refuse, RequestRefused
 from tests.lab import Lab
 from tests.recordings_on_disk import write_recording
 from ursa_pipelines.embedded.store import open_store
@@ -41,6 +41,22 @@ class Altered(Fault):
         return status, [*others, ("Content-Length", str(len(changed)))], changed
 
 
+class Continued(Fault):
+    """A LIST that is said to go on, every time with the same token; or to end in an error that is told with 200."""
+
+    def __init__(self, *, errors: bool = False) -> None:
+        self._errors = errors
+
+    def before(self, request: str) -> None:
+        if self._errors and "continuation-token" in request:
+            raise RequestRefused(200, "InternalError")
+
+    def answered(self, request: str, answer: Answer) -> Answer:
+        more = b"<IsTruncated>true</IsTruncated><NextContinuationToken>again</NextContinuationToken>"
+        change = Altered(A_LIST, lambda content: content.replace(b"<IsTruncated>false</IsTruncated>", more))
+        return answer if self._errors and "continuation-token" in request else change.answered(request, answer)
+
+
 def test_fault_54_a_list_that_is_cut_short_is_an_error_and_no_short_list(lab: Lab, detour: Detour):
     directory = write_recording(lab.nas, REC, FILES)
     lab.data.ingest(source_dir=directory)
@@ -53,13 +69,60 @@ def test_fault_54_a_list_that_is_cut_short_is_an_error_and_no_short_list(lab: La
     assert lab.everything() == before
 
 
-@pytest.mark.xfail(strict=True, reason="obstore takes an error that is told with status 200 for an empty page")
 def test_fault_57_an_error_in_a_list_of_200_is_no_empty_list(lab: Lab, detour: Detour):
     lab.data.ingest(source_dir=write_recording(lab.nas, REC, FILES))
     detour.proxy.fault = Refuse(r"GET /assets.*list-type=2.*entries", 200, "InternalError")
 
     with pytest.raises(StoreUnavailable):
         list(detour.interface().catalog.entries())
+
+
+@pytest.mark.parametrize("what", ["objects", "directories"])
+def test_fault_57_an_error_in_a_later_page_of_a_list_is_not_its_end(lab: Lab, detour: Detour, what: str):
+    lab.data.ingest(source_dir=write_recording(lab.nas, REC, FILES))
+    detour.proxy.fault = Continued(errors=True)
+
+    with pytest.raises(StoreUnavailable, match="no listing"):
+        _listed(_through(lab, detour.proxy).raw, what)
+
+
+@pytest.mark.parametrize("what", ["objects", "directories"])
+def test_a_list_whose_token_comes_back_is_an_error_and_has_an_end(lab: Lab, detour: Detour, what: str):
+    lab.data.ingest(source_dir=write_recording(lab.nas, REC, FILES))
+    detour.proxy.fault = Continued()
+
+    with pytest.raises(StoreUnavailable, match="repeats a page"):
+        _listed(_through(lab, detour.proxy).raw, what)
+
+    assert sum(seen.matches(A_LIST) for seen in detour.proxy.seen) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: b"",
+        lambda content: b"<html><body>Please log in</body></html>",
+        lambda content: content.replace(b"<Key>", b"<Name>").replace(b"</Key>", b"</Name>"),
+        lambda content: re.sub(rb"<Size>[0-9]+", b"<Size>many", content),
+        lambda content: content.replace(b">false</IsTruncated>", b">true</IsTruncated>"),
+        lambda content: content.replace(b"<ListBucketResult", b'<!DOCTYPE a [<!ENTITY b "c">]><ListBucketResult'),
+    ],
+    ids=["empty", "a page to log in", "no key", "no size", "no token", "entities"],
+)
+def test_an_answer_that_is_no_list_is_an_error(lab: Lab, detour: Detour, change):
+    lab.data.ingest(source_dir=write_recording(lab.nas, REC, FILES))
+    detour.proxy.fault = Altered(A_LIST, change)
+
+    with pytest.raises(StoreUnavailable, match="no listing"):
+        _listed(_through(lab, detour.proxy).raw, "objects")
+
+
+def test_what_a_console_makes_for_a_folder_is_no_object(lab: Lab, detour: Detour):
+    folder = b"<Contents><Key>a/</Key><LastModified>2026-05-20T19:56:28.000Z</LastModified><Size>0</Size></Contents>"
+    body = b"<ListBucketResult>" + folder + b"<IsTruncated>false</IsTruncated></ListBucketResult>"
+    detour.proxy.fault = Altered(A_LIST, lambda content: body)
+
+    assert _listed(_through(lab, detour.proxy).raw, "objects") == []
 
 
 def test_fault_57_an_error_that_is_told_in_the_place_of_an_object_is_no_object(lab: Lab, detour: Detour):
@@ -186,7 +249,12 @@ def test_fault_59_a_clock_that_is_wrong_is_named(lab: Lab, detour: Detour, refus
     assert lab.data.list_recordings() == []
 
 
-def _through(lab: Lab, proxy: Proxy, renew) -> IngestContext:
+def _listed(bucket: Bucket, what: str) -> list[object]:
+    prefix = "recordings/"
+    return list(bucket.list_objects(prefix) if what == "objects" else bucket.list_directories(prefix))
+
+
+def _through(lab: Lab, proxy: Proxy, renew=lambda: False) -> IngestContext:
     """The lab's context with its raw bucket behind the proxy."""
     context = lab.data.ingest_context()
     store = open_store(lab.data.state)

@@ -38,7 +38,7 @@ GOLDEN = {
     | {"content-length", "if-none-match", "x-amz-checksum-sha256", "x-amz-meta-sha256"},
     r"^PUT /assets.*/ursa/uploads/": BY_OBSTORE | {"content-length", "if-none-match", "x-amz-checksum-sha256"},
     r"^DELETE /assets.*/ursa/uploads/": BY_WIRE,
-    r"^GET /raw[^/]*\?.*list-type=2": BY_OBSTORE,
+    r"^GET /raw[^/]*\?.*list-type=2": BY_WIRE,
 }
 
 
@@ -59,7 +59,7 @@ def detour(
     detour = make_detour(lab, open_store(store_state), tmp_path, tls)
     monkeypatch.setenv("PATH", f"{detour.programs}{os.pathsep}{os.environ['PATH']}")
     yield detour
-    detour.proxy.close()
+    detour.close()
 
 
 @pytest.fixture

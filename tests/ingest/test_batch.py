@@ -176,7 +176,7 @@ def test_bytes_in_the_bucket_count_for_a_batch_as_well(lab: Lab):
 class Outage(Fault):
     """From the first request on, for some seconds, nothing is answered but 503, or nothing at all."""
 
-    SECONDS = 3.0
+    SECONDS = 1.5
 
     def __init__(self, *, answers: bool) -> None:
         self._answers, self._until, self._lock = answers, 0.0, threading.Lock()
@@ -217,7 +217,7 @@ def test_an_interrupt_of_the_caller_stops_what_is_under_way_and_begins_nothing_m
         begun.append(number)
         if number == 0:
             raise KeyboardInterrupt
-        assert stop.wait(10)
+        assert stop.wait(60)
         return number
 
     with pytest.raises(KeyboardInterrupt):
@@ -236,11 +236,11 @@ def test_a_stop_does_not_wait_for_a_source_that_says_nothing(lab: Lab, monkeypat
     def hang(path: object, *args: object, **kwargs: object) -> int:
         if threading.current_thread().name.startswith("source"):
             hanging.set()
-            released.wait(30)
+            released.wait(60)
         return open_file(path, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "open", hang)
-    interrupt = threading.Thread(target=lambda: (hanging.wait(10), batch.stop()))
+    interrupt = threading.Thread(target=lambda: (hanging.wait(60), batch.stop()))
     interrupt.start()
     began = time.monotonic()
 

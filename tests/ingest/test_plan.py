@@ -409,7 +409,6 @@ def test_a_short_outage_of_the_store_refuses_nothing(lab: Lab, detour: Detour):
     data = detour.interface()
     assert data.plan(directory).action == "ingest"
     outage = detour.proxy.fault = Outage(answers=True)
-    outage.SECONDS = 1.5
 
     (plan,) = data.plan_many([directory])
 

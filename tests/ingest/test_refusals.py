@@ -351,6 +351,24 @@ def test_an_object_with_other_bytes_is_kept_as_it_is(lab: Lab):
     assert lab.objects(REC)[CAMERA] == theirs.etag
 
 
+def test_other_bytes_never_take_the_place_of_an_object_that_is_gone(lab: Lab):
+    directory = write_recording(lab.nas, REC, FILES)
+    listed = [{"path": path, "size_bytes": len(content)} for path, content in FILES.items()]
+    (directory / "manifest.json").write_text(json.dumps({"recording_id": REC, "files": listed}))
+    lab.data.ingest(source_dir=directory)
+    lab.raw.multipart_client.delete_object(Bucket=lab.raw.name, Key=f"recordings/{REC}/{CAMERA}")
+    before = lab.everything()
+    (directory / CAMERA).write_bytes(FILES[CAMERA].upper())
+
+    with pytest.raises(ContentMismatch, match=r"camera_a/seg_0000\.mp4: its SHA-256 is .* had in the bucket was"):
+        lab.data.ingest(source_dir=directory)
+
+    assert lab.everything() == before
+    (directory / CAMERA).write_bytes(FILES[CAMERA])
+    assert lab.data.ingest(source_dir=directory).files_uploaded == 1
+    assert lab.data.verify(REC, deep=True).ok
+
+
 @pytest.mark.parametrize(
     "name",
     ["rec_20260520_195628", "rec_20260520_195628_B1DD", "rec_20261320_195628_b1dd", "rec_20260520_195628_b1dd\n"],
@@ -450,7 +468,7 @@ def test_fault_83_a_bucket_that_says_it_is_another_is_never_written_to(lab: Lab,
     [
         ("{", CatalogPointerInvalid),
         ('{"version": 1, "prefix": "elsewhere/catalog", "updated_at": "2026-01-01T00:00:00Z"}', CatalogPointerInvalid),
-        ('{"version": 2, "prefix": "ursa/catalog", "updated_at": "2026-01-01T00:00:00Z"}', CatalogVersionUnknown),
+        ('{"version": 3, "prefix": "ursa/catalog", "updated_at": "2026-01-01T00:00:00Z"}', CatalogVersionUnknown),
     ],
     ids=["malformed", "another prefix", "unknown version"],
 )
@@ -470,7 +488,7 @@ def test_fault_66_nothing_is_uploaded_for_a_catalog_that_cannot_be_found(
 
 def test_fault_71_nothing_is_uploaded_for_a_catalog_of_a_newer_version(lab: Lab):
     _, info = lab.assets.get("ursa/catalog/CATALOG.json")
-    newer = b'{"version": 2, "created_at": "2026-01-01T00:00:00Z"}'
+    newer = b'{"version": 3, "created_at": "2026-01-01T00:00:00Z"}'
     lab.assets.replace("ursa/catalog/CATALOG.json", newer, info.etag)
     directory = write_recording(lab.nas, REC, FILES)
     before = lab.everything()

@@ -81,7 +81,7 @@ def test_a_sound_profile_passes_every_check_and_nothing_is_written(
 
     assert {check.state for check in checks.values()} <= {"ok", "skipped"}
     assert "1 recording; mounted " in checks["source nas"].told
-    assert checks["catalog"].told == "ursa/catalog"
+    assert checks["catalog"].told == "ursa/catalog, format 2"
     assert checks["clock"].told == "agrees with the store's to 2 s"
     assert f"{detour.programs}/op" in checks["op"].told
     assert " ms" in checks["endpoint"].told
@@ -116,7 +116,7 @@ def test_a_clock_that_is_some_seconds_off_is_a_warning(detour: Detour, examined)
 def test_a_store_that_cannot_be_reached_is_told_and_all_behind_it_skipped(detour: Detour, examined, scheme, told):
     url = detour.proxy.url.replace("http:", f"{scheme}:")
     if scheme == "http":
-        detour.proxy.close()
+        detour.close()
 
     checks = examined(detour.config, endpoint=url)
 
@@ -138,8 +138,9 @@ def test_a_bucket_of_another_family_or_purpose_is_refused(lab: Lab, detour: Deto
     assert checks["catalog"].state == "ok"
 
 
-def test_an_identity_that_cannot_be_read_is_to_be_restored_as_the_profile_says(lab: Lab, examined):
-    put(lab, lab.raw.name, BUCKET_IDENTITY, "junk")
+@pytest.mark.parametrize("content", [b'"junk"', b"[" * 100_000], ids=["no object", "deep"])
+def test_an_identity_that_cannot_be_read_is_to_be_restored_as_the_profile_says(lab: Lab, examined, content: bytes):
+    lab.raw.multipart_client.put_object(Bucket=lab.raw.name, Key=BUCKET_IDENTITY, Body=content)
 
     check = examined(lab.config)["raw bucket"]
 
@@ -201,6 +202,14 @@ def test_a_source_that_is_not_mounted_is_a_failure_and_holds_up_no_other(lab: La
     assert "Check the cable or the mount" in checks["source nas"].remedy
     assert "empty, as a drive is that is not mounted" in checks["source usb"].told
     assert checks["bandwidth"].state == "ok"
+
+
+def test_a_source_of_another_site_is_no_failure_here(lab: Lab, examined, tmp_path: Path):
+    source = {"name": "lab1_nas", "path": str(tmp_path / "not-here"), "site": "lab1"}
+
+    check = examined(lab.config, sources=[source])["source lab1_nas"]
+
+    assert check.state == "skipped" and "mounted at the site lab1" in check.told
 
 
 def test_a_source_that_is_a_file_is_told(lab: Lab, examined, tmp_path: Path):

@@ -1,26 +1,37 @@
-"""A catalog made anew from the raw bucket says the same, and what only the live one knew survives."""
+"""A catalog made anew from the raw bucket says the same, and what only the live one knew survives.
+
+A rebuild writes below its prefix, and one thing outside of it: claims, in the live catalog, of recordings that nobody
+has registered. Which hash a recording has must be decided in one place, or the cutover would meet two (DESIGN section
+6: "where no manifest states a recording_hash, the first half's derived one stays").
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from tests.lab import Lab
-from tests.recordings_on_disk import write_recording
+from tests.recordings_on_disk import manifest_of, recording_hash_of, write_recording
 from ursa_pipelines.catalog.catalog import Catalog
+from ursa_pipelines.catalog.claims import claim_key, read_claim
 from ursa_pipelines.catalog.cutover import cutover, rollback
 from ursa_pipelines.catalog.diff import diff
 from ursa_pipelines.catalog.edits import ParticipantEdit, read_edit, write_edit
 from ursa_pipelines.catalog.entries import Writer
 from ursa_pipelines.catalog.pointer import DEFAULT_PREFIX, read_pointer
+from ursa_pipelines.catalog.tables.fold import refold, repair
 from ursa_pipelines.errors import CatalogError
 from ursa_pipelines.maintenance.rebuild import Rebuilt, rebuild
+from ursa_pipelines.maintenance.reconciliation import reconcile
 from ursa_pipelines.objects.keys import raw_key
 
 NEW = "ursa/catalog-2"
+HOST, MOTOR = {"mic/seg_0000.wav": b"audio"}, {"eeg_4559/seg_0000.edf": b"eeg"}
 WRITER = Writer(by="test")
 
 
@@ -153,6 +164,134 @@ def test_rows_without_bytes_are_missing_and_not_copied(lab: Lab):
     assert (recordings.added, recordings.changed) == ((), ())
 
 
+def test_what_nobody_has_registered_is_claimed_in_the_live_catalog_and_nothing_else_is_written_there(lab: Lab):
+    ingested(lab, 1)
+    in_bucket(lab, rec_id(5), HOST)
+    # One whose manifest states its hash has no need of it.
+    in_bucket(lab, rec_id(6), MOTOR, stated_hash=True)
+    before = lab.everything()
+
+    assert run(lab).created == 3
+    after = lab.everything()
+    assert run(lab).unchanged == 3
+
+    outside = {key: etag for key, etag in after.items() if f"/{NEW}/" not in key}
+    claimed = f"{lab.assets.name}/{claim_key(DEFAULT_PREFIX, rec_id(5))}"
+    assert outside == before | {claimed: outside[claimed]}
+    assert {key: etag for key, etag in lab.everything().items() if f"/{NEW}/" not in key} == outside
+    derived = recording_hash_of(HOST)
+    assert (read_claim(lab.assets, DEFAULT_PREFIX, rec_id(5)), read_claim(lab.assets, NEW, rec_id(5))) == (derived,) * 2
+
+
+def test_a_claim_without_an_entry_is_seen_by_nobody(lab: Lab):
+    ingested(lab, 1)
+    lab.data.fold()
+    in_bucket(lab, rec_id(5), HOST)
+    seen = seen_of(lab)
+
+    run(lab)
+
+    assert seen_of(lab) == seen
+    assert not lab.data.list_recordings({"rec_id": rec_id(5)})
+    assert not lab.data.query(metadata={"manifest_recording_id": rec_id(5)})
+    assert Catalog.open(lab.assets).entry_of_rec_id(rec_id(5)) is None
+    assert [key[1] for key in diff(Catalog.open(lab.assets), new(lab)).tables[0].added] == [rec_id(5)]
+    with pytest.raises(CatalogError, match="writer is at work"):
+        lab.data.release_claim(rec_id(5))
+    lab.check_invariants()
+    # It is registered as if it were not there.
+    assert lab.data.ingest_from_r2(rec_id=rec_id(5)).outcome == "created"
+    assert cutover(lab.assets, NEW, writer=WRITER, reason="test").ok
+    assert [row.rec_id for row in lab.interface().list_recordings()] == [rec_id(0), rec_id(5)]
+    lab.check_invariants()
+
+
+def test_what_both_halves_are_registered_as_while_it_runs_is_what_it_comes_to(lab: Lab):
+    in_bucket(lab, rec_id(0), HOST)
+    registered = list[str]()
+
+    def meanwhile() -> bool:
+        # It is asked before each recording, when the claims are carried over already.
+        if not registered:
+            lab.data.ingest_from_r2(rec_id=rec_id(0))
+            half = write_recording(lab.nas, rec_id(0), MOTOR, node="green-motor")
+            recording = lab.data.ingest(source_dir=half).recording
+            assert recording is not None
+            registered.append(recording.recording_hash)
+        return False
+
+    assert run(lab, should_pause=meanwhile).ok
+
+    assert registered == [recording_hash_of(HOST)]
+    assert diff(Catalog.open(lab.assets), new(lab)).is_empty
+    assert cutover(lab.assets, NEW, writer=WRITER, reason="test").ok
+
+
+@pytest.mark.parametrize("begun", [{"shard": (1, 2)}, {"prefix": "ursa/catalog-3"}], ids=["shards", "two prefixes"])
+def test_a_rebuild_in_parts_and_later_halves_come_to_one_hash(lab: Lab, begun: dict[str, Any]):
+    for number in range(4):
+        in_bucket(lab, rec_id(number), {"mic/seg_0000.wav": b"audio%d" % number})
+    run(lab, **begun)
+    for number in range(4):
+        half = {"eeg_4559/seg_0000.edf": b"eeg%d" % number}
+        lab.data.ingest(source_dir=write_recording(lab.nas, rec_id(number), half, node="green-motor"))
+    run(lab, **{"shard": (2, 2)} if "shard" in begun else {})
+    refold(lab.assets, NEW, by="test")
+
+    for prefix in (NEW, begun.get("prefix", NEW)):
+        assert cutover(lab.assets, prefix, writer=WRITER, reason="test").conflicts == ()
+        rows = lab.interface().list_recordings()
+        assert [(row.rec_id, (row.metadata or {})["files"]) for row in rows] == [(rec_id(n), 2) for n in range(4)]
+        lab.check_invariants()
+
+
+def test_the_same_content_under_another_name_leaves_no_claim(lab: Lab):
+    in_bucket(lab, rec_id(0), HOST)
+    lab.data.ingest_from_r2(rec_id=rec_id(0))
+    in_bucket(lab, rec_id(1), HOST)
+
+    rebuilt = run(lab)
+
+    assert [name for name, _ in rebuilt.failed] == [rec_id(1)]
+    assert read_claim(lab.assets, DEFAULT_PREFIX, rec_id(1)) is None
+
+
+@pytest.mark.parametrize("damaged", ["claim", "catalog", "entry"])
+def test_a_live_catalog_that_is_damaged_decides_nothing_and_is_left_as_it_is(lab: Lab, damaged: str):
+    in_bucket(lab, rec_id(0), HOST)
+    derived = recording_hash_of(HOST)
+    # Opened before: it is not opened for writing where the version is not known.
+    lab.data.ingest_context()
+    if damaged == "claim":
+        lab.assets.create(claim_key(DEFAULT_PREFIX, rec_id(0)), b"[" * 100_000)
+    elif damaged == "entry":
+        lab.assets.create(f"{DEFAULT_PREFIX}/entries/{derived[:2]}/{derived}.json", b"{")
+    else:
+        lab.assets.multipart_client.delete_object(Bucket=lab.assets.name, Key=f"{DEFAULT_PREFIX}/CATALOG.json")
+    before = lab.everything()
+
+    rebuilt = run(lab)
+
+    assert [name for name, _ in rebuilt.without_live] == [rec_id(0)]
+    assert [row.recording_hash for row in new(lab).list_recordings()] == [derived]
+    assert {key: etag for key, etag in lab.everything().items() if f"/{NEW}/" not in key} == before
+
+
+def test_nothing_is_claimed_in_a_live_catalog_that_a_newer_version_has_taken_over(lab: Lab):
+    in_bucket(lab, rec_id(0), HOST)
+    lab.data.ingest_context()
+    key = f"{DEFAULT_PREFIX}/CATALOG.json"
+    raw, info = lab.assets.get(key)
+    lab.assets.replace(key, json.dumps(json.loads(raw) | {"version": 3}).encode(), info.etag)
+    before = lab.everything()
+
+    rebuilt = run(lab)
+
+    assert [name for name, _ in rebuilt.failed] == [rec_id(0)]
+    assert "unknown version 3" in rebuilt.failed[0][1]
+    assert {key: etag for key, etag in lab.everything().items() if f"/{NEW}/" not in key} == before
+
+
 def test_a_damaged_live_entry_is_told_and_rebuilt_from_the_bucket(lab: Lab):
     [recording_hash] = ingested(lab, 1)
     key = f"{DEFAULT_PREFIX}/entries/{recording_hash[:2]}/{recording_hash}.json"
@@ -232,6 +371,22 @@ def ingested(lab: Lab, count: int) -> list[str]:
         assert recording is not None
         hashes.append(recording.recording_hash)
     return hashes
+
+
+def in_bucket(lab: Lab, name: str, files: dict[str, bytes], *, stated_hash: bool = False) -> None:
+    """As a rig leaves it, which uploads without registering."""
+    manifest = json.dumps(manifest_of(name, files, stated_hash=stated_hash)).encode()
+    for path, content in (files | {"manifest.json": manifest}).items():
+        lab.raw.create(raw_key(name, path), content)
+
+
+def seen_of(lab: Lab) -> list[object]:
+    """What those tell of the live catalog who look at all of it."""
+    return [
+        lab.data.list_recordings(),
+        list(reconcile(lab.data.reading_context, lab.data.sources)),
+        repair(lab.assets, DEFAULT_PREFIX, by="test").entries,
+    ]
 
 
 def new(lab: Lab) -> Catalog:

@@ -98,6 +98,31 @@ def test_what_is_narrowed_is_told_as_it_is_in_the_whole(only: Only, told: list[s
     assert found == [whole.get(rec_id) or Standing(rec_id) for rec_id in told]
 
 
+@pytest.mark.parametrize("only", [Only(), Only(since=date(2026, 5, 1)), Only(before=date(2026, 6, 1))])
+def test_a_catalog_of_many_rows_is_laid_beside_the_rest_month_by_month(
+    only: Only, lab: Lab, monkeypatch: pytest.MonkeyPatch
+):
+    on_nas, april, may, stored = (f"rec_2026{day}_000000_b1dd" for day in ("0602", "0430", "0520", "0521"))
+    written(lab.nas, on_nas)
+    for rec_id in (april, may, LATE):
+        ingested(lab, rec_id, root=lab.usb)
+    lab.raw.create(raw_key(stored, "mic/seg_0000.wav"), b"sound")
+    whole = list(reconcile(lab.data.reading_context, lab.data.sources, only))
+    monkeypatch.setattr(reconciliation, "_ROWS_AT_ONCE", 1)
+    (lab.nas / on_nas).parent.rename(lab.nas.with_name("away"))
+
+    by_month = reconcile(lab.data.reading_context, lab.data.sources, only)
+    found = list(by_month)
+
+    assert [one.rec_id for one in found] == [one.rec_id for one in whole if one.rec_id != on_nas]
+    assert [(one.rows, one.stored, one.marked) for one in found] == [
+        (one.rows, one.stored, one.marked) for one in whole if one.rec_id != on_nas
+    ]
+    assert all(one.unknown_on == ("nas",) for one in found)
+    assert list(by_month.unavailable) == ["nas"]
+    assert by_month.seen["usb"] == len([one for one in whole if one.on_sources and one.rec_id != on_nas])
+
+
 def test_only_what_is_asked_for_is_looked_at_on_a_source(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     for rec_id in (FIRST, SECOND, LATE):
         written(lab.nas, rec_id)

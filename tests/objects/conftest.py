@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,8 @@ def proxied(bucket: Bucket, store_state: Path, proxy: Proxy) -> Bucket:
 
 
 @pytest.fixture
-def desk(bucket: Bucket, rec_id: str, tmp_path: Path) -> Desk:
+def desk(bucket: Bucket, rec_id: str, tmp_path: Path) -> Iterator[Desk]:
     """A recording of the test's own that is not written yet."""
-    return Desk(bucket, rec_id, tmp_path)
+    desk = Desk(bucket, rec_id, tmp_path)
+    yield desk
+    desk.close()

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.recordings_on_disk import write_recording
@@ -28,6 +28,12 @@ class Desk:
     bucket: Bucket
     rec_id: str
     source: Path
+    _uploaders: list[Uploader] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Ends the threads that send parts, as the end of an upload of all files does."""
+        for uploader in self._uploaders:
+            uploader._part_senders.shutdown()
 
     @property
     def directory(self) -> Path:
@@ -52,7 +58,8 @@ class Desk:
         on_bytes: Callable[[str, int], None] = lambda path, count: None,
     ) -> Uploader:
         limits = TransferLimits(part_size=part_size, resume_above=resume_above)
-        return Uploader(self.bucket, self.bucket, self.rec_id, Transfers(limits), check_stop, on_bytes)
+        self._uploaders.append(Uploader(self.bucket, self.bucket, self.rec_id, Transfers(limits), check_stop, on_bytes))
+        return self._uploaders[-1]
 
     def send_all(self, outgoing: list[Outgoing]) -> dict[str, ObjectInfo]:
         uploader = Uploader(self.bucket, self.bucket, self.rec_id)

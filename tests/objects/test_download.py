@@ -248,7 +248,7 @@ def test_after_a_kill_only_the_rest_is_asked_for(bucket: Bucket, proxied: Bucket
     hold = Hold(r"GET .*/camera_a/a\.mp4", 2)
     proxy.fault = hold
     process = subprocess.Popen([sys.executable, "-c", _DOWNLOAD, repr(_opened(proxied)), repr(wanted), str(tmp_path)])
-    assert hold.reached.wait(30)
+    assert hold.reached.wait(60)
     process.send_signal(signal.SIGKILL)
     process.wait()
     hold.ended.set()
@@ -408,7 +408,7 @@ def test_an_interrupt_leaves_whole_files_and_parts_and_nothing_else(
 
     def interrupt(event: DownloadProgress) -> None:
         if event.phase == "file_done":
-            assert hold.reached.wait(30)
+            assert hold.reached.wait(60)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -468,7 +468,7 @@ def test_what_was_brought_before_the_disk_was_full_is_told(
 
     def write(stream: Any, chunk: memoryview) -> None:
         if chunk == b"mic/b":
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while not first.exists() and time.monotonic() < deadline:
                 time.sleep(0.01)
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -592,7 +592,7 @@ class _FirstComesLast(Fault):
         if re.search(self._other, request):
             self._answered.set()
         elif re.search(self._held, request):
-            assert self._answered.wait(30)
+            assert self._answered.wait(60)
 
 
 def _download(bucket: Bucket, plan: list[WantedFile], dest: Path, **options: Any) -> list[Path]:

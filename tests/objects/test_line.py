@@ -17,7 +17,7 @@ from ursa_pipelines.objects.line import Flow, Line
 from ursa_pipelines.profiles.timetable import Bandwidth, set_override
 
 CHUNK = 128 * 1024
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Stopped(Exception):

@@ -145,7 +145,7 @@ def test_two_uploaders_of_one_key_leave_one_whole_object(desk: Desk, path: str, 
     barrier = threading.Barrier(2)
 
     def send(_: int) -> UrsaError | None:
-        barrier.wait(30)
+        barrier.wait(60)
         try:
             desk.uploader().send(one)
         except UrsaError as error:
@@ -273,7 +273,7 @@ def test_the_first_error_is_the_one_that_is_told_and_stops_the_rest(desk: Desk):
     def send(one: Outgoing):
         if one.file.path == LARGE:
             return uploader.send(one).info
-        assert under_way.wait(30)
+        assert under_way.wait(60)
         raise ContentMismatch("the copy is damaged", recording=desk.rec_id, place=one.file.path)
 
     with pytest.raises(ContentMismatch, match=SMALL):

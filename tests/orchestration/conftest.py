@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
-import psutil
 import pytest
+from sqlalchemy import Engine, event
 
 from tests.orchestration.dev import Dev
 from ursa_pipelines.embedded.store import open_store
+
+
+@event.listens_for(Engine, "connect")
+def _waits_for_no_disk(connection: Any, record: object) -> None:
+    """Dagster's files in tests need not outlive the machine."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=OFF")
 
 
 @pytest.fixture
@@ -38,10 +46,5 @@ def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dev]:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     dev = Dev(tmp_path)
     yield dev
-    with contextlib.suppress(psutil.NoSuchProcess):
-        dev.descendants()
-    for process in (*dev.seen, dev.process):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    dev.process.wait(10)
+    dev.end()
     open_store(tmp_path / ".ursa").release()

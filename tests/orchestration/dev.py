@@ -55,7 +55,7 @@ class Dev:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         self.log = directory / "dev.log"
-        self.deadline = time.monotonic() + SECONDS
+        self.renew_deadline()
         self.seen: set[psutil.Process] = set()
         with self.log.open("wb") as log:
             self.process = psutil.Popen(
@@ -67,9 +67,13 @@ class Dev:
                 stderr=subprocess.STDOUT,
             )
 
+    def renew_deadline(self) -> None:
+        """What is waited for from now on has all the time there is."""
+        self.deadline = time.monotonic() + SECONDS
+
     def ask(self, query: str, **variables: Any) -> Any:
         """The data of an answer, None while nobody answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             body = json.dumps({"query": query, "variables": variables})
             connection.request("POST", "/graphql", body, {"Content-Type": "application/json"})
@@ -90,13 +94,13 @@ class Dev:
             time.sleep(0.2)
         raise AssertionError(f"{what} did not come about; the log ends with\n{self.log.read_text()[-3000:]}")
 
-    def materialized_by(self) -> list[str]:
+    def materialized_by(self, rec_id: str = REC) -> list[str]:
         """The ids of the runs that materialized the recording, newest first."""
-        return [event["runId"] for event in self._materializations()]
+        return [event["runId"] for event in self._materializations(rec_id)]
 
-    def metadata_of(self, run_id: str) -> dict[str, int]:
+    def metadata_of(self, run_id: str, rec_id: str = REC) -> dict[str, int]:
         """The numbers that a run told of the recording."""
-        (event,) = [event for event in self._materializations() if event["runId"] == run_id]
+        (event,) = [event for event in self._materializations(rec_id) if event["runId"] == run_id]
         return {entry["label"]: entry["intValue"] for entry in event["metadataEntries"] if "intValue" in entry}
 
     def runs(self) -> list[str]:
@@ -104,20 +108,20 @@ class Dev:
         data = self.ask(_RUNS)
         return [run["runId"] for run in data["runsOrError"]["results"]] if data else []
 
-    def _materializations(self) -> list[dict[str, Any]]:
-        data = self.ask(_MATERIALIZATIONS, asset={"path": ["recording"]}, partitions=[REC])
+    def _materializations(self, rec_id: str) -> list[dict[str, Any]]:
+        data = self.ask(_MATERIALIZATIONS, asset={"path": ["recording"]}, partitions=[rec_id])
         return data["assetNodeOrError"].get("assetMaterializations", []) if data else []
 
     def is_up(self) -> bool:
         data = self.ask(_SENSORS, repository=_REPOSITORY)
         return data is not None and data["sensorsOrError"]["__typename"] == "Sensors"
 
-    def press_materialize(self) -> str:
+    def press_materialize(self, rec_id: str = REC) -> str:
         """What the UI's button sends for one partition; the run's id."""
         parameters = {
             "mode": "default",
             "runConfigData": "{}",
-            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": REC}]},
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": rec_id}]},
             "selector": {**_REPOSITORY, "pipelineName": "__ASSET_JOB", "assetSelection": [{"path": ["recording"]}]},
         }
         launched = self.ask(_LAUNCH, parameters=parameters)["launchPipelineExecution"]
@@ -175,7 +179,7 @@ class Dev:
         for process in (*self.seen, self.process):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
     def descendants(self) -> list[psutil.Process]:
         found = self.process.children(recursive=True)

@@ -1,8 +1,7 @@
-"""The jobs beside the ingest: register_only, verify and scrub (DESIGN section 8)."""
+"""The jobs beside the ingest: register_only and verify (DESIGN section 8)."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from tests.lab import Lab
 from tests.orchestration.launch import QUIET, failures, marks, materializations, values
 from tests.recordings_on_disk import write_recording
 from ursa_pipelines.orchestration.definitions import build_definitions
-from ursa_pipelines.orchestration.jobs import in_turn, scrub_schedule
-from ursa_pipelines.profiles import load_profile
 
 FIRST, SECOND, THIRD = (f"rec_20260520_19562{digit}_b1dd" for digit in "123")
 CAMERA, MIC = "camera_a/seg_0000.mp4", "mic/seg_0000.wav"
@@ -180,42 +177,3 @@ def test_fault_86_only_a_deep_look_finds_other_bytes_of_the_same_size(
     assert result.success is not deep
     assert failed_checks(instance) == ({(FIRST, "objects_present")} if deep else set())
     assert ("is listed" in table(instance, "found")["found"][FIRST]["problems"]) is deep
-
-
-def test_scrub_reads_those_whose_turn_it_is_and_names_the_damaged_one(lab: Lab, instance: dg.DagsterInstance):
-    for rec_id in (FIRST, SECOND):
-        lab.data.ingest(source_dir=write_recording(lab.nas, rec_id, files_of(rec_id)))
-    damage(lab, SECOND, b"AUDIO" * 10)
-
-    result = run(lab, instance, "scrub", "read_again", {"rotation_days": 1})
-
-    assert not result.success
-    assert SECOND in failures(result)["read_again"]
-    assert failed_checks(instance) == {(SECOND, "objects_present")}
-    assert table(instance, "found")["found"][FIRST]["level"] == "sha256"
-
-
-def test_scrub_ends_when_its_time_is_up_and_says_what_it_did_not_come_to(lab: Lab, instance: dg.DagsterInstance):
-    lab.data.ingest(source_dir=write_recording(lab.nas, FIRST, files_of(FIRST)))
-
-    result = run(lab, instance, "scrub", "read_again", {"rotation_days": 1, "minutes": 1e-9})
-
-    assert result.success
-    assert (table(instance, "found")["recordings"], table(instance, "found")["not_reached"]) == (0, 1)
-
-
-def test_a_rotation_takes_every_recording_once_and_a_week_seven_days_of_it():
-    registered = [(hashlib.sha256(str(number).encode()).hexdigest(), f"rec_{number}") for number in range(500)]
-    today = 739_000
-
-    by_days = [in_turn(registered, today + day, 90) for day in range(90)]
-    by_weeks = [in_turn(registered, today + 7 * week, 90, 7) for week in range(13)]
-
-    assert sorted(rec_id for day in by_days for rec_id in day) == sorted(rec_id for _, rec_id in registered)
-    assert {rec_id for week in by_weeks for rec_id in week} == {rec_id for _, rec_id in registered}
-    assert in_turn(registered, today, 1) != in_turn(registered, today + 1, 1)
-
-
-@pytest.mark.parametrize("profile", ["local", "r2"])
-def test_scrub_runs_by_itself_nowhere(profile: str):
-    assert scrub_schedule(load_profile(profile)).default_status == dg.DefaultScheduleStatus.STOPPED

@@ -29,6 +29,7 @@ STORED = Standing(REC, stored=True)
 DONE = Standing(REC, on_sources=(ON_NAS,), stored=True, marked=True, rows=(ROW,))
 NO_HISTORY = History(REC)
 PASSING = Mark(REC, "failed", "the store is away", retryable=True, fingerprint="2-100-5", at=2_000.0)
+ROTTEN = Mark(REC, "quarantined", "rotten", at=2.0)
 DAMAGED = Mark(REC, "failed", "the digest is wrong", fingerprint="2-100-5", at=2_000.0)
 
 
@@ -64,6 +65,14 @@ def after(mark: Mark, attempts: int = 1) -> History:
         (NEW, after(Mark(REC, "waiting", "the upload was interrupted")), "waiting", "arrive", "interrupted"),
         (NEW, History(REC, waived=Mark(REC, "waived", "a test")), "waived", "", "a test"),
         (replace(DONE, rows=(HALF,)), History(REC, waived=Mark(REC, "waived", "lost")), "waived", "", "lost"),
+        (
+            NEW,
+            History(REC, waived=Mark(REC, "waived", "lost", at=1.0), quarantined=ROTTEN),
+            "quarantined",
+            "",
+            "rotten",
+        ),
+        (NEW, History(REC, waived=Mark(REC, "waived", "lost", at=3.0), quarantined=ROTTEN), "waived", "", "lost"),
     ],
 )
 def test_a_state_has_its_reason_and_what_is_due(

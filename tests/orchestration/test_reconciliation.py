@@ -275,8 +275,8 @@ def test_what_became_of_a_recording_while_the_sources_were_read_counts(
     desk.mark(Mark(SECOND, "failed", "the digest is wrong"))
     read = module.reconcile
 
-    def slowly(*args: Any):
-        found = read(*args)
+    def slowly(*args: Any, **options: Any):
+        found = read(*args, **options)
 
         def standings():
             yield from list(found.standings)

@@ -282,7 +282,7 @@ def test_a_process_that_takes_over_in_the_middle_does_the_earlier_steps_again(la
     lab.check_invariants()
 
 
-def test_fault_74_no_name_and_no_secret_reaches_what_dagster_stores(
+def test_fault_87_what_ops_hand_on_is_pickled_without_a_name_or_a_secret(
     lab: Lab, store_state: Path, stored_instance: dg.DagsterInstance
 ):
     write_recording(lab.nas, GOOD, files_of(GOOD), participant=NAME, manifest={"participant": NAME})
@@ -294,7 +294,9 @@ def test_fault_74_no_name_and_no_secret_reaches_what_dagster_stores(
 
     assert "participant" in failures(result)["recording.report"]
     assert [row.metadata["display_name"] for row in lab.data.list_participants() if row.metadata] == [NAME]
-    kept = b"".join(path.read_bytes() for path in Path(stored_instance.root_directory).rglob("*") if path.is_file())
+    files = [path for path in Path(stored_instance.root_directory).rglob("*") if path.is_file()]
+    assert {"recording.discover", "recording.hash", "recording.upload"} <= {path.parent.name for path in files}
+    kept = b"".join(path.read_bytes() for path in files)
     assert GOOD.encode() in kept
     store = open_store(store_state)
     for hidden in (NAME, "Quuxbane", store.access_key_id, store.secret_access_key):

@@ -145,7 +145,7 @@ def _soon_arrivals(
     after: dg.SensorResult | None = None,
 ) -> dict[str | None, str]:
     """What arrives once the thread that hung has ended."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         try:
             if found := arrivals(after := tick(lab, instance, after, config=config, sensor=sensor)):

@@ -51,11 +51,11 @@ def op(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpMaker:
     return make
 
 
-def source(timeout: float = 30) -> CredentialSource:
+def source(timeout: float = 60) -> CredentialSource:
     return CredentialSource(load_profile("r2-test"), timeout)
 
 
-def failure(timeout: float = 30) -> CredentialsUnavailable:
+def failure(timeout: float = 60) -> CredentialsUnavailable:
     with pytest.raises(CredentialsUnavailable) as caught:
         source(timeout).credential("raw_rw")
     told = "".join(traceback.format_exception(caught.value)) + repr(vars(caught.value))

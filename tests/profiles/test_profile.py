@@ -327,3 +327,32 @@ def test_the_nightly_reconciliation_may_be_moved(line: str, tmp_path: Path):
 def test_what_is_no_cron_line_is_refused(line: str, tmp_path: Path):
     with pytest.raises(ProfileInvalid, match="reconcile_at: is not a cron line"):
         load_profile(None, written(tmp_path, own_profile(settings={"reconcile_at": line})))
+
+
+def test_nothing_leaves_a_source_unless_a_file_says_so(tmp_path: Path):
+    for name in ("local", "r2", "r2-test"):
+        release = load_profile(name).release
+        assert (release.enabled, release.retention_days, release.grace_days) == (False, 30, 14)
+
+    written(tmp_path, {"release": {"enabled": True, "grace_days": 60}})
+    release = load_profile("r2", tmp_path / "own.yaml").release
+    assert (release.enabled, release.retention_days, release.grace_days) == (True, 30, 60)
+
+
+@pytest.mark.parametrize(
+    "release",
+    [{"retention_days": 0.5}, {"grace_days": 0}, {"grace_days": -1}, {"enabled": "perhaps"}, {"keep_days": 3}, True],
+)
+def test_a_release_without_a_day_of_waiting_is_refused_in_production(release: object, tmp_path: Path):
+    written(tmp_path, {"release": release})
+
+    with pytest.raises(ProfileInvalid, match="release"):
+        load_profile("r2", tmp_path / "own.yaml")
+
+
+def test_no_credential_stands_for_the_right_on_a_source(tmp_path: Path):
+    keys = {"access_key_id": "op://V/I/id", "secret_access_key": "op://V/I/key"}
+    written(tmp_path, {"credentials": {"source_rw": keys}})
+
+    with pytest.raises(ProfileInvalid, match="source_rw"):
+        load_profile("r2", tmp_path / "own.yaml")

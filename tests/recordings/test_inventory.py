@@ -69,7 +69,7 @@ def soon(action: Callable[[], Any]) -> Any:
 
     thread = threading.Thread(target=act, daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(60)
     assert outcome, "it blocks"
     return outcome[0]
 

@@ -251,7 +251,7 @@ def test_the_reader_knows_nothing_of_this_process(look, monkeypatch: pytest.Monk
 def test_a_reader_that_is_asked_nothing_for_a_while_is_ended(look):
     probe = MediaProbe(idle=0.3)
     look({"a/seg_0000.edf": media_files.edf()}, probe)
-    readers, deadline = list(map(psutil.Process, probe.pids)), time.monotonic() + 10
+    readers, deadline = list(map(psutil.Process, probe.pids)), time.monotonic() + 60
 
     while any(map(psutil.Process.is_running, readers)) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -12,7 +12,7 @@ import pyte
 
 CAPTURES = Path(os.environ.get("URSA_SCREENSHOTS") or Path(__file__).parents[2] / "artifacts") / "terminal"
 LINES, COLUMNS = 24, 100
-SECONDS = 60.0
+SECONDS = 120.0
 
 _PROMPT = "$"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from playwright.sync_api import Locator, Page, expect
 
 PICTURES = Path(os.environ.get("URSA_SCREENSHOTS") or Path(__file__).parents[2] / "artifacts" / "ui")
-SECONDS = 90.0
+SECONDS = 300.0
 
 _COLOURS = {"green": "materialized", "red": "failed", "blue": "materializing", "gray": "missing"}
 _ROW = '[class*="VirtualizedTable_row"]'

@@ -250,9 +250,9 @@ class Catalog:
 
     def _read(self, key: str) -> Entry | None:
         try:
-            raw, _ = self.assets.get(key)
+            raw, info = self.assets.get(key)
         except ObjectNotFound:
             return None
-        return parse_entry(
-            raw, place=f"{self.assets.name}/{key}", recording_hash=key.rpartition("/")[2].removesuffix(".json")
-        )
+        recording_hash = key.rpartition("/")[2].removesuffix(".json")
+        place = f"{self.assets.name}/{key}"
+        return parse_entry(raw, place=place, recording_hash=recording_hash, sha256=info.sha256)

@@ -26,25 +26,29 @@ from ursa_pipelines.catalog.claims import claim, read_claim
 from ursa_pipelines.catalog.edits import carry_edit
 from ursa_pipelines.catalog.entries import Entry, Writer, lineage, read_entry
 from ursa_pipelines.catalog.pointer import (
+    CATALOG_VERSION,
     Pointer,
     Sweep,
     load_pointer,
     read_pointer,
-    require_known_version,
+    require_current_version,
     require_prefix,
     swap_pointer,
 )
 from ursa_pipelines.catalog.tables import fold
-from ursa_pipelines.catalog.tables.head import read_head
+from ursa_pipelines.catalog.tables.head import read_head, require_current_tables
 from ursa_pipelines.catalog.tables.schemas import TABLES
 from ursa_pipelines.catalog.writing import Change, transplant, write_entry
 from ursa_pipelines.errors import CatalogConflict, CatalogError, ETagMismatch, RecordingConflict, RecordingRefused
+from ursa_pipelines.objects.keys import ACTIVE_POINTER
 from ursa_pipelines.objects.store import Bucket
+from ursa_pipelines.recordings.layout import shown
 from ursa_pipelines.recordings.rows import RecordingRow, Rows
 
 _MARGIN = timedelta(minutes=10)
 _AT_ONCE = 16
 _CHUNK = 1000
+_NOTHING_BEFORE = "There is nothing to go back to."
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Kind = Literal["recording", "rec_id", "participant"]
@@ -80,30 +84,53 @@ class CutOver:
 def cutover(assets: Bucket, prefix: str, *, writer: Writer, reason: str) -> CutOver:
     """Makes `prefix` the live catalog; where it is that already, the sweep is done (again).
 
-    Raises `CatalogError` if it has no tables yet, `CatalogNotInitialized` or `CatalogVersionUnknown` if it is no
-    catalog of this version, `ETagMismatch` if somebody else changes the pointer, and `StoreUnavailable`: after any of
-    these the same call goes on where this one ended.
+    Raises `CatalogError` if it has no tables yet, `CatalogNotInitialized`, `CatalogVersionUnknown` or
+    `CatalogUpgradeNeeded` if it is no catalog of this version, `ETagMismatch` if somebody else changes the pointer, and
+    `StoreUnavailable`: after any of these the same call goes on where this one ended.
     """
     require_prefix(prefix)
-    require_known_version(assets, prefix)
+    _require_current(assets, prefix)
     if read_pointer(assets).prefix != prefix:
         _require_folded(assets, prefix)
     return _move(assets, prefix, "cutover", writer, reason)
 
 
-def rollback(assets: Bucket, *, writer: Writer, reason: str) -> CutOver:
-    """Makes the previous catalog the live one again, with all that was written since; an interrupted one is finished.
+def rollback(assets: Bucket, *, to: str | None = None, writer: Writer, reason: str) -> CutOver:
+    """Makes a catalog that was live before the live one again, with all that was written since; see `rollback_target`.
 
-    Raises `CatalogError` if there is no previous one, and what `cutover` raises.
+    Where it is live already, the sweep is done (again). Raises what `rollback_target` and `cutover` raise.
+    """
+    prefix = rollback_target(assets, to)
+    _require_current(assets, prefix)
+    return _move(assets, prefix, "rollback", writer, reason)
+
+
+def rollback_target(assets: Bucket, to: str | None = None) -> str:
+    """Where a rollback goes: to this prefix, else the one before the live one; an interrupted one goes on to its own.
+
+    Raises `CatalogError` if the prefix was never live, if nothing was live before, and where the live catalog was come
+    to by a rollback: the one before it is then the one that was left, and going there would undo that.
     """
     pointer = read_pointer(assets)
-    prefix = pointer.prefix
-    if not (pointer.sweep and pointer.sweep.op == "rollback" and not pointer.sweep.finished):
-        if not pointer.previous:
-            raise CatalogError("no other catalog was live before this one", remedy="There is nothing to go back to.")
-        prefix = pointer.previous[0]
-        require_known_version(assets, prefix)
-    return _move(assets, prefix, "rollback", writer, reason)
+    live, place = pointer.prefix, f"{assets.name}/{ACTIVE_POINTER}"
+    if to is not None:
+        if to not in {live, *pointer.previous}:
+            remedy = f"It can go back to {', '.join(pointer.previous)}." if pointer.previous else _NOTHING_BEFORE
+            raise CatalogError(f"{shown(to)!r} was never live", place=place, remedy=remedy)
+        return to
+    if pointer.sweep and pointer.sweep.op == "rollback":
+        if not pointer.sweep.finished:
+            return live
+        earlier = [one for one in pointer.previous if one != pointer.sweep.source]
+        raise CatalogError(
+            f"{live} is live since a rollback from {pointer.sweep.source}, which is done",
+            place=place,
+            remedy=f"To undo it: `ursa catalog cutover {pointer.sweep.source} --reason ...`."
+            + (f" To go further back: `ursa catalog rollback --to {earlier[0]} --reason ...`." if earlier else ""),
+        )
+    if not pointer.previous:
+        raise CatalogError("no other catalog was live before this one", place=place, remedy=_NOTHING_BEFORE)
+    return pointer.previous[0]
 
 
 def carry_claim(assets: Bucket, source: str, target: str, rec_id: str) -> bool:
@@ -133,6 +160,12 @@ def for_each_below(
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="sweep") as pool:
         while chunk := list(islice(names, _CHUNK)):
             yield from pool.map(work, chunk)
+
+
+def _require_current(assets: Bucket, prefix: str) -> None:
+    # Where it is not, it would be live and take no rows.
+    require_current_version(assets, prefix)
+    require_current_tables(assets, prefix, read_head(assets, prefix))
 
 
 def _require_folded(assets: Bucket, prefix: str) -> None:
@@ -171,6 +204,7 @@ def _swap(assets: Bucket, prefix: str, op: str, writer: Writer, reason: str) -> 
         assets,
         pointer.model_copy(
             update={
+                "version": CATALOG_VERSION,
                 "prefix": prefix,
                 "previous": [pointer.prefix, *(one for one in pointer.previous if one not in {pointer.prefix, prefix})],
                 "updated_at": datetime.now(UTC),
@@ -199,6 +233,7 @@ def _finish(assets: Bucket, writer: Writer, *, swapped: bool) -> CutOver:
     pointer, info = load_pointer(assets)
     if pointer.sweep is None:
         return CutOver(pointer.prefix, None, swapped)
+    require_current_version(assets, pointer.prefix)
     source, since = pointer.sweep.source, pointer.sweep.since
     outcomes = list(_sweep(assets, source, pointer.prefix, since - _MARGIN, writer))
     failpoints.reached("cutover.swept")

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pydantic import Field, ValidationError
 
 from ursa_pipelines import failpoints
-from ursa_pipelines.catalog.entries import LogItem, Versioned, Writer, joined_logs, lineage
-from ursa_pipelines.catalog.pointer import CATALOG_VERSION, read_pointer, require_known_version
+from ursa_pipelines.catalog.entries import ENTRY_VERSION, LogItem, Versioned, Writer, joined_logs, lineage
+from ursa_pipelines.catalog.pointer import read_pointer, require_current_version
 from ursa_pipelines.catalog.retrying import LOST_RACES, retrying
 from ursa_pipelines.catalog.tail import mark
 from ursa_pipelines.errors import CatalogConflict, CatalogError, CatalogVersionUnknown, ObjectNotFound
@@ -56,7 +56,7 @@ def read_edit(assets: Bucket, prefix: str, participant_id: str) -> tuple[Partici
     place = f"{assets.name}/{key}"
     try:
         version = Versioned.model_validate_json(raw).version
-        if version != CATALOG_VERSION:
+        if version != ENTRY_VERSION:
             raise CatalogVersionUnknown(f"it has the unknown version {version}", place=place)
         return ParticipantEdit.model_validate_json(raw), info.etag
     except ValidationError as error:
@@ -94,11 +94,12 @@ def write_edit(
         pending = {pointer.sweep.source} if pointer.sweep and not pointer.sweep.finished else set()
         for source in {prefix, *pending} - {pointer.prefix}:
             # What was decided elsewhere comes first; a conflict is the sweep's to tell.
+            require_current_version(assets, pointer.prefix)
             with suppress(CatalogConflict):
                 carry_edit(assets, source, pointer.prefix, participant_id, op="sweep", writer=writer)
         prefix = pointer.prefix
     while True:
-        require_known_version(assets, prefix)
+        require_current_version(assets, prefix)
         edit = _write_under(assets, prefix, participant_id, change, carried, op=op, writer=writer, txn=txn)
         is_written = any(item.txn == txn for item in edit.log)
         live = read_pointer(assets).prefix if follow_pointer and is_written else prefix

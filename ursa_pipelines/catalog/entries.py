@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ursa_pipelines.recordings.manifest import UtcTime
 from ursa_pipelines.recordings.rows import ModalityRow, ParticipantRow, RecordingRow, Rows
 
 ENTRY_VERSION = 1
+"""Of entries and of edits of participants."""
 
 _CARRIED = ("rebuild", "sweep")
 """Writes that carry an entry from one prefix to another: they say nothing new about the recording."""
@@ -100,14 +102,18 @@ def read_entry(assets: Bucket, prefix: str, recording_hash: str) -> tuple[Entry,
         raw, info = assets.get(key)
     except ObjectNotFound:
         return None
-    return parse_entry(raw, place=f"{assets.name}/{key}", recording_hash=recording_hash), info.etag
+    place = f"{assets.name}/{key}"
+    return parse_entry(raw, place=place, recording_hash=recording_hash, sha256=info.sha256), info.etag
 
 
-def parse_entry(raw: bytes, *, place: str, recording_hash: str | None = None) -> Entry:
+def parse_entry(raw: bytes, *, place: str, recording_hash: str | None = None, sha256: str | None = None) -> Entry:
     """The entry in `raw`, which must be of the recording by whose hash its key was made, if that is given.
 
-    Raises `CatalogError` if it is damaged, `CatalogVersionUnknown` if it is too new.
+    `sha256` is what its writer says of its bytes; who writes an entry by hand says nothing. Raises `CatalogError` if it
+    is damaged, `CatalogVersionUnknown` if it is too new.
     """
+    if sha256 is not None and sha256 != hashlib.sha256(raw).hexdigest():
+        raise _damaged("its bytes are not those that were written", place)
     try:
         # First, since another version may have another shape.
         version = Versioned.model_validate_json(raw).version

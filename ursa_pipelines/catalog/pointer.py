@@ -1,7 +1,10 @@
 """`ursa/ACTIVE.json` in the assets bucket: which catalog prefix is live (runbook, Config selection; DESIGN section 6).
 
 Read in `Catalog.open`; a missing or malformed pointer stops everything, no prefix is ever guessed. It is changed only
-by compare-and-swap, and only by `catalog.cutover`, which keeps in it how far it has come.
+by compare-and-swap, by `catalog.cutover`, which keeps in it how far it has come, and by `catalog.upgrade`.
+
+Pointer, `CATALOG.json` and HEAD.json carry the version of the catalog's format. A newer one than ours stops everything;
+an older one is read, and not written before it was upgraded. Entries and edits carry a version of their own.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from ursa_pipelines.catalog.retrying import retrying
 from ursa_pipelines.errors import (
     CatalogNotInitialized,
     CatalogPointerInvalid,
+    CatalogUpgradeNeeded,
     CatalogVersionUnknown,
     ETagMismatch,
     ObjectExists,
@@ -28,7 +32,8 @@ from ursa_pipelines.recordings.layout import shown
 from ursa_pipelines.recordings.manifest import UtcTime
 
 DEFAULT_PREFIX = "ursa/catalog"
-CATALOG_VERSION = 1
+CATALOG_VERSION = 2
+"""Since 2 the table of recordings has columns for what its metadata tells of an ingest."""
 
 _NO_CATALOG = "there is no catalog under this prefix"
 _FIND_CATALOG = "Run `ursa doctor`: it tells which prefix has one, to be named in its place."
@@ -117,12 +122,37 @@ def require_prefix(prefix: str, *, place: str | None = None) -> None:
         raise CatalogPointerInvalid(told, place=place, remedy=remedy)
 
 
-def require_known_version(assets: Bucket, prefix: str) -> None:
-    """Raises unless `<prefix>/CATALOG.json` is there and of this version; asked before the first write."""
+def require_known_version(assets: Bucket, prefix: str) -> CatalogDocument:
+    """`<prefix>/CATALOG.json`. Raises unless it is there and of a version that can be read: this one or an older."""
+    return load_document(assets, prefix)[0]
+
+
+def require_current_version(assets: Bucket, prefix: str) -> None:
+    """Asked before the first write: raises what `require_known_version` raises, and `CatalogUpgradeNeeded`."""
+    version = require_known_version(assets, prefix).version
+    if version < CATALOG_VERSION:
+        raise outdated(assets, prefix, version)
+
+
+def outdated(assets: Bucket, prefix: str, version: int, *, of: str = "the catalog") -> CatalogUpgradeNeeded:
+    """What is raised for a catalog of an older format."""
+    return CatalogUpgradeNeeded(
+        f"{of} is of format {version}, which this version reads and does not write",
+        place=f"{assets.name}/{prefix}",
+        remedy=f"Run `ursa catalog upgrade --prefix {prefix}`; every host that writes needs this version from then on.",
+    )
+
+
+def load_document(assets: Bucket, prefix: str) -> tuple[CatalogDocument, ObjectInfo]:
+    """`<prefix>/CATALOG.json` with its ETag. Raises what `require_known_version` raises."""
     try:
-        _read(assets, f"{prefix}/CATALOG.json", CatalogDocument, _NO_CATALOG)
+        return _read(assets, document_key(prefix), CatalogDocument, _NO_CATALOG)
     except CatalogNotInitialized as error:
         raise CatalogNotInitialized(error.problem, place=error.place, remedy=_FIND_CATALOG) from None
+
+
+def document_key(prefix: str) -> str:
+    return f"{prefix}/CATALOG.json"
 
 
 def init_catalog(assets: Bucket, *, by: str, prefix: str = DEFAULT_PREFIX) -> Pointer:
@@ -133,19 +163,20 @@ def init_catalog(assets: Bucket, *, by: str, prefix: str = DEFAULT_PREFIX) -> Po
     """
     with suppress(CatalogNotInitialized):
         return read_pointer(assets)
-    create_catalog(assets, prefix, by=by)
+    version = create_catalog(assets, prefix, by=by).version
     with suppress(ObjectExists):
-        pointer = Pointer(prefix=prefix, updated_at=datetime.now(UTC), updated_by=by, reason="catalog init")
+        now = datetime.now(UTC)
+        pointer = Pointer(version=version, prefix=prefix, updated_at=now, updated_by=by, reason="catalog init")
         assets.create(ACTIVE_POINTER, pointer.model_dump_json().encode())
     return read_pointer(assets)
 
 
-def create_catalog(assets: Bucket, prefix: str, *, by: str) -> None:
+def create_catalog(assets: Bucket, prefix: str, *, by: str) -> CatalogDocument:
     """Creates an empty catalog under a prefix, live or not. Raises what `require_known_version` raises."""
     with suppress(ObjectExists):
         document = CatalogDocument(created_at=datetime.now(UTC), created_by=by)
-        assets.create(f"{prefix}/CATALOG.json", document.model_dump_json().encode())
-    require_known_version(assets, prefix)
+        assets.create(document_key(prefix), document.model_dump_json().encode())
+    return require_known_version(assets, prefix)
 
 
 def _read(assets: Bucket, key: str, kind: type[_D], absent: str) -> tuple[_D, ObjectInfo]:
@@ -157,7 +188,7 @@ def _read(assets: Bucket, key: str, kind: type[_D], absent: str) -> tuple[_D, Ob
     try:
         # First, since another version may have another shape.
         version = _Versioned.model_validate_json(raw).version
-        if version != CATALOG_VERSION:
+        if version > CATALOG_VERSION:
             raise CatalogVersionUnknown(f"it has the unknown version {version}", place=place)
         return kind.model_validate_json(raw), info
     except ValidationError as error:

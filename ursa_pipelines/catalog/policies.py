@@ -24,6 +24,7 @@ from ursa_pipelines.recordings.rows import (
     RecordingRow,
     Row,
     Rows,
+    end_of,
 )
 
 RecordingPolicy = Literal["error", "extend", "merge_participants", "overwrite"]
@@ -190,7 +191,12 @@ def _overwritten(existing: Rows, new: Rows, own_nodes: Collection[str]) -> Rows:
 def _extended(old: RecordingRow, duration: timedelta) -> RecordingRow:
     if duration <= old.duration:
         return old
-    return old.model_copy(update={"duration": duration, "ended_at": old.start_time + duration})
+    try:
+        ended_at = end_of(old.start_time, duration)
+    except ValueError as error:
+        # Typed, so that in a batch it stops no others.
+        raise CatalogConflict(str(error), recording=old.rec_id) from None
+    return old.model_copy(update={"duration": duration, "ended_at": ended_at})
 
 
 def _covers(larger: ModalityRow, smaller: ModalityRow) -> bool:

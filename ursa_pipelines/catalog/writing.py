@@ -17,6 +17,7 @@ is new.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ from ursa_pipelines import failpoints
 from ursa_pipelines.catalog import policies
 from ursa_pipelines.catalog.claims import claim, claim_key, read_claim
 from ursa_pipelines.catalog.entries import Entry, LogItem, Writer, entry_key, joined_logs, lineage, read_entry
-from ursa_pipelines.catalog.pointer import Pointer, read_pointer, require_known_version
+from ursa_pipelines.catalog.pointer import Pointer, read_pointer, require_current_version
 from ursa_pipelines.catalog.retrying import LOST_RACES, retrying
 from ursa_pipelines.catalog.tail import mark, mark_batch
 from ursa_pipelines.errors import (
@@ -106,7 +107,7 @@ def write_entries(
         if pointer.sweep and not pointer.sweep.finished:
             # Rare and short, so that it is done one by one.
             return [_unless_refused(partial(write_entry, assets, prefix, one, follow_pointer=True)) for one in changes]
-    require_known_version(assets, prefix)
+    require_current_version(assets, prefix)
     txn = secrets.token_hex(8)
     writes: dict[str, _Write] = {}
     for change in changes:
@@ -195,6 +196,7 @@ def _bring_along(assets: Bucket, source: str, live: str, change: Change) -> None
         with suppress(CatalogConflict, RecordingConflict):
             transplant(assets, live, found[0], op="sweep", writer=change.writer)
     elif owner and change.rec_id is not None:
+        require_current_version(assets, live)
         claim(assets, live, change.rec_id, owner, change.txn)
 
 
@@ -249,7 +251,7 @@ class _Write:
         change = self.change
         with ThreadPoolExecutor(3) as pool:
             live = pool.submit(read_pointer, self._assets) if self._follows_pointer else None
-            known = pool.submit(require_known_version, self._assets, self.prefix)
+            known = pool.submit(require_current_version, self._assets, self.prefix)
             found = pool.submit(read_entry, self._assets, self.prefix, self.recording_hash)
             must_ask = change.rec_id is not None and not change.hash_is_stated
             owner = read_claim(self._assets, self.prefix, change.rec_id or "") if must_ask else None
@@ -297,11 +299,12 @@ class _Write:
         entry = _next_entry(current or self._origin, current.log if current else [], rows, change)
         key, body = entry_key(self.prefix, self.recording_hash), entry.model_dump_json().encode()
         before, self.may_have_written = self.may_have_written, True
+        digest = hashlib.sha256(body).hexdigest()
         try:
             if etag is None:
-                self._assets.create(key, body)
+                self._assets.create(key, body, sha256=digest)
             else:
-                self._assets.replace(key, body, etag)
+                self._assets.replace(key, body, etag, sha256=digest)
         except (ETagMismatch, ObjectExists):
             self._was_refused = True
             raise

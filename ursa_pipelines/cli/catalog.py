@@ -17,6 +17,7 @@ from ursa_pipelines.cli.printing import counted, line, show_rows
 if TYPE_CHECKING:
     from ursa_pipelines.catalog.cutover import CutOver
     from ursa_pipelines.catalog.diff import CatalogDiff
+    from ursa_pipelines.catalog.upgrade import CatalogFormat
     from ursa_pipelines.interface import DataInterface
     from ursa_pipelines.maintenance.rebuild import Rebuilt
 
@@ -45,14 +46,16 @@ def fold(
     profile: Profile = None,
     config: Config = None,
     prefix: Annotated[str | None, typer.Option(help="Of a catalog that is not the live one.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Compare all entries with the tables, and mend them.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare all entries with the tables, value by value, and mend them.")
+    ] = False,
     everything: Annotated[bool, typer.Option("--all", help="Make the tables anew from all entries.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Bring the tables that other engines read up to date with the entries. They are an index: nothing is lost."""
     from dataclasses import asdict
 
-    from ursa_pipelines.catalog.pointer import require_known_version, require_prefix
+    from ursa_pipelines.catalog.pointer import require_current_version, require_prefix
     from ursa_pipelines.catalog.tables import fold as folding
 
     data = open_data(profile, config)
@@ -60,7 +63,7 @@ def fold(
     assets, by = context.catalog.assets, context.writer.by
     under = context.catalog.prefix if prefix is None else prefix
     require_prefix(under)
-    require_known_version(assets, under)
+    require_current_version(assets, under)
     if everything:
         folded = folding.refold(assets, under, by=by)
     elif check:
@@ -74,6 +77,8 @@ def fold(
     elif folded.gave_up:
         typer.echo("somebody else folds just now; what was left is in the next fold")
     else:
+        if folded.damaged:
+            typer.echo("the tables said what no entry had said, and were made anew: look at the store's disks")
         typer.echo(
             f"{folded.entries:,} entries folded in {folded.seconds:.1f} s, "
             f"{folded.marks_removed:,} marks removed, {folded.marks_left:,} left"
@@ -132,6 +137,35 @@ def compact(
 
 
 @catalog_app.command()
+def upgrade(
+    profile: Profile = None,
+    config: Config = None,
+    prefix: Annotated[str | None, typer.Option(help="Of a catalog that is not the live one.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a catalog of an older format to this version's; older versions then refuse it. Run again, it finishes."""
+    data = open_data(profile, config)
+    found = data.catalog_format(prefix)
+    done: tuple[str, ...] = ()
+    if not as_json:
+        _show_format(found)
+    if found.due and not dry_run:
+        confirm(data, f"Upgrade {found.prefix} of {data.profile.buckets.assets}?", yes)
+        data.enable_writes()
+        with counted("Reading entries") as progress:
+            done = data.upgrade_catalog(found.prefix, progress=lambda count: progress(count, None)).done
+    if as_json:
+        items = [{"name": name, "version": version, "done": name in done} for name, version in found.versions.items()]
+        print_answer(items, summary={"prefix": found.prefix, "version": found.newest, "due": found.due, "done": done})
+    elif done:
+        line(f"{found.prefix} is of format {found.newest} now.")
+    elif found.due:
+        line("Nothing was written.")
+
+
+@catalog_app.command()
 def rebuild(
     to: Annotated[str, typer.Option("--to", help="The fresh prefix, such as ursa/catalog-2026-11.")],
     profile: Profile = None,
@@ -140,7 +174,7 @@ def rebuild(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a catalog from the raw bucket under a fresh prefix. The live one stays as it is; see `cutover`."""
+    """Make a catalog from the raw bucket under a fresh prefix. No row of the live one changes; see `cutover`."""
     from ursa_pipelines.maintenance.rebuild import rebuild as rebuild_catalog
 
     part = _shard(shard)
@@ -211,15 +245,44 @@ def cutover(
 
 @catalog_app.command()
 def rollback(
-    reason: Reason, profile: Profile = None, config: Config = None, yes: Yes = False, as_json: AsJson = False
+    reason: Reason,
+    to: Annotated[
+        str | None, typer.Option("--to", help="A prefix that was live; without it the one before the live one.")
+    ] = None,
+    profile: Profile = None,
+    config: Config = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Make the previous catalog the live one again, with what was written since. Run again, it finishes."""
+    """Make the previous catalog the live one again, with what was written since. Interrupted, run it again.
+
+    Once it is done it is not done again, which would undo it; with --to it can be repeated.
+    """
     from ursa_pipelines.catalog.cutover import rollback as roll_back
+    from ursa_pipelines.catalog.cutover import rollback_target
 
     data = open_data(profile, config)
-    confirm(data, f"Leave {data.catalog.prefix} in {data.profile.buckets.assets} and go back?", yes)
+    target = rollback_target(data.catalog.assets, to)
+    confirm(data, f"Make {target} the live catalog of {data.profile.buckets.assets} again?", yes)
     context = writing(data)
-    _tell(roll_back(context.catalog.assets, writer=context.writer, reason=reason), as_json=as_json)
+    # To what was confirmed, even if somebody else has moved the pointer meanwhile.
+    _tell(roll_back(context.catalog.assets, to=target, writer=context.writer, reason=reason), as_json=as_json)
+
+
+def _show_format(found: CatalogFormat) -> None:
+    show_rows(
+        f"{found.prefix}: what is of which format",
+        [
+            {"name": name, "version": str(version), "after": str(found.newest) if name in found.due else ""}
+            for name, version in found.versions.items()
+        ],
+    )
+    if not found.due:
+        line(f"{found.prefix} is of format {found.newest}; there is nothing to upgrade.")
+        return
+    line("Every host that writes needs this version from then on: older ones neither read nor write it any more.")
+    if found.are_tables_due:
+        line("All entries are read, and the tables are made anew of them. Until then they are read as they are.")
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

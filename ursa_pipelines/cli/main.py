@@ -18,10 +18,14 @@ from ursa_pipelines.cli.durations import durations_app
 from ursa_pipelines.cli.failures import failure_of, failure_of_exit
 from ursa_pipelines.cli.in_bucket import app as in_bucket_app
 from ursa_pipelines.cli.ingest import app as ingest_app
+from ursa_pipelines.cli.metrics import app as metrics_app
 from ursa_pipelines.cli.operations import app as operations_app
 from ursa_pipelines.cli.options import EXIT_INTERRUPTED, AsJson, Config, Profile, open_data
 from ursa_pipelines.cli.participants import participants_app
+from ursa_pipelines.cli.partitions import partitions_app
 from ursa_pipelines.cli.reading import app as reading_app
+from ursa_pipelines.cli.release import release_app
+from ursa_pipelines.cli.scrub import app as scrub_app
 from ursa_pipelines.cli.status import app as status_app
 
 app = typer.Typer(
@@ -38,8 +42,12 @@ app.add_typer(durations_app, name="durations", rich_help_panel="Catalog")
 app.add_typer(operations_app)
 app.add_typer(doctor_app)
 app.add_typer(decisions_app)
+app.add_typer(release_app, name="release", rich_help_panel="Decide")
+app.add_typer(partitions_app, name="partitions", rich_help_panel="Decide")
 app.add_typer(reading_app)
 app.add_typer(status_app)
+app.add_typer(scrub_app)
+app.add_typer(metrics_app)
 
 
 def main() -> None:
@@ -66,6 +74,21 @@ def main() -> None:
         raise
     answer_failure(failure)
     sys.exit(failure.exit_code)
+
+
+@app.callback()
+def shared(
+    context: typer.Context,
+    log_json: Annotated[
+        Path | None,
+        typer.Option("--log-json", metavar="FILE", help="Append what is logged to FILE, a JSON object a line."),
+    ] = None,
+) -> None:
+    """What every command takes, before its name."""
+    if log_json is not None:
+        from ursa_pipelines.logs import log_to
+
+        context.call_on_close(log_to(log_json))
 
 
 @app.command(rich_help_panel="Try it")

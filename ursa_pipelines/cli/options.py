@@ -36,15 +36,19 @@ def open_data(profile: str | None, config: Path | None) -> DataInterface:
 
 
 def tell_of_version(data: DataInterface) -> None:
-    """Says on stderr if a newer version made the catalog, which is then read and never written.
+    """Says on stderr if a newer version made the catalog, or an older one, which is then read and not written.
 
     Raises `CatalogNotInitialized` if the pointer leads to none.
     """
-    from ursa_pipelines.catalog.pointer import require_known_version
-    from ursa_pipelines.errors import CatalogVersionUnknown
+    from ursa_pipelines.catalog.pointer import require_current_version
+    from ursa_pipelines.errors import CatalogUpgradeNeeded, CatalogVersionUnknown
 
     try:
-        require_known_version(data.catalog.assets, data.catalog.prefix)
+        require_current_version(data.catalog.assets, data.catalog.prefix)
+    except CatalogUpgradeNeeded as error:
+        # There the first write upgrades it.
+        if data.profile.family != "local":
+            typer.secho(f"{error} Until then it is only read.", err=True, fg=typer.colors.YELLOW)
     except CatalogVersionUnknown as error:
         typer.secho(f"{error} Until then it is only read.", err=True, fg=typer.colors.YELLOW)
 

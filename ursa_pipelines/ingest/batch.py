@@ -26,7 +26,7 @@ from ursa_pipelines.errors import (
 from ursa_pipelines.ingest.context import IngestContext, UploadProgress, Watch
 from ursa_pipelines.ingest.discover import Discovery, discover, discover_in_bucket, require_manifest
 from ursa_pipelines.ingest.found import Found, media_problems
-from ursa_pipelines.ingest.pipeline import logger
+from ursa_pipelines.ingest.pipeline import log_ended, logger
 from ursa_pipelines.ingest.plan import IngestPlan, look_ahead
 from ursa_pipelines.ingest.reconstruct_manifest import (
     Recording,
@@ -249,7 +249,7 @@ class Batch:
                 self._done[item.rec_id] = STEPS.index(due) + 1
             advanced = item
         except UrsaError as error:
-            logger.warning("%s", error, extra={"recording": item.rec_id})
+            logger.warning("%s", error, extra={"recording": item.rec_id, "error_type": type(error).__name__})
             advanced = ended_by(error, item)
         except Exception as error:  # noqa: BLE001 - one recording's unforeseen failure must not stop the others
             logger.exception("unforeseen failure", extra={"recording": item.rec_id})
@@ -262,6 +262,8 @@ class Batch:
             self._works.pop(item.rec_id, None)
             self._done.pop(item.rec_id, None)
         described = replace(described, seconds=item.seconds + time.monotonic() - began)
+        if described.state == "registered":
+            log_ended(described)
         if described.state == "registered" and self.on_registered is not None:
             try:
                 self.on_registered(described)

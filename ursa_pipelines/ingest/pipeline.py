@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ursa_pipelines import failpoints
 from ursa_pipelines.errors import UploadInterrupted
@@ -12,6 +13,9 @@ from ursa_pipelines.ingest.discover import Discovery, discover, discover_in_buck
 from ursa_pipelines.ingest.reconstruct_manifest import complete_manifest, hash_unattested
 from ursa_pipelines.ingest.register import IngestResult, register
 from ursa_pipelines.ingest.upload import upload
+
+if TYPE_CHECKING:
+    from ursa_pipelines.ingest.batch import BatchItem
 
 logger = logging.getLogger("ursa.register.orchestrator")
 
@@ -57,6 +61,26 @@ def ingest_from_bucket(
     return _finish(context, discovery, Watch(), overwrite=overwrite)
 
 
+def log_ended(told: IngestResult | BatchItem) -> None:
+    """Logs what the ingest of a recording came to, with the numbers as attributes of the line."""
+    logger.info(
+        "%s: %s by path %s, %d uploaded, %d skipped",
+        told.rec_id,
+        told.outcome,
+        told.path,
+        told.files_uploaded,
+        told.files_skipped,
+        extra={
+            "recording": told.rec_id,
+            "outcome": told.outcome,
+            "ingest_path": told.path,
+            "bytes_uploaded": told.bytes_uploaded,
+            "files_uploaded": told.files_uploaded,
+            "files_skipped": told.files_skipped,
+        },
+    )
+
+
 def _finish(context: IngestContext, discovery: Discovery, watch: Watch, *, overwrite: bool) -> IngestResult:
     digests = hash_unattested(context, discovery, watch)
     failpoints.reached("ingest.hashed")
@@ -65,13 +89,5 @@ def _finish(context: IngestContext, discovery: Discovery, watch: Watch, *, overw
     uploaded = upload(context, recording, watch)
     failpoints.reached("ingest.uploaded")
     result = register(context, uploaded, overwrite=overwrite)
-    logger.info(
-        "%s: %s by path %s, %d uploaded, %d skipped",
-        result.rec_id,
-        result.outcome,
-        result.path,
-        result.files_uploaded,
-        result.files_skipped,
-        extra={"recording": result.rec_id},
-    )
+    log_ended(result)
     return result

@@ -17,6 +17,7 @@ from typing import Literal
 
 from ursa_pipelines import failpoints
 from ursa_pipelines.errors import (
+    ContentMismatch,
     ETagMismatch,
     ObjectExists,
     ObjectNotFound,
@@ -101,9 +102,11 @@ def complete_manifest(
     """Joins inventory, manifests and digests to a recording. Writes nothing.
 
     Objects whose digest no manifest states may have to be read; `check_stop` is then called between chunks. Raises
-    `RecordingConflict` if a file here has another digest than the bucket's manifests state.
+    `RecordingConflict` if a file here has another digest than the bucket's manifests state, `ContentMismatch` if it is
+    to take the place of an object that is gone and is not what our commit marker says that was.
     """
     known = discovery.merged.files if discovery.merged else {}
+    marker, objects = discovery.stored.marker, discovery.stored.objects
     added = []
     for file in discovery.inventory.files.values() if discovery.inventory else ():
         digest, listed = digests.get(file.path), known.get(file.path)
@@ -112,6 +115,13 @@ def complete_manifest(
         elif digest and (listed.size_bytes != file.size or listed.sha256 not in {None, digest}):
             raise RecordingConflict(
                 f"it has SHA-256 {digest}, but the bucket's manifest lists {listed.sha256}",
+                recording=discovery.rec_id,
+                place=file.path,
+            )
+        before = marker.digest_of(file.path) if marker and file.path not in objects else None
+        if digest and before not in {None, digest}:
+            raise ContentMismatch(
+                f"its SHA-256 is {digest}, but that of the object it had in the bucket was {before}",
                 recording=discovery.rec_id,
                 place=file.path,
             )

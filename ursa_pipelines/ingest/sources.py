@@ -20,11 +20,14 @@ _Looked = Path | SourceUnavailable | None
 
 @dataclass(frozen=True)
 class Source:
-    """A NAS share or drive by name, and where it is mounted. `if_missing` says what to do if it is not there."""
+    """A NAS share or drive by name, and where it is mounted. `if_missing` says what to do if it is not there, and
+    `site` where it is mounted if not everywhere.
+    """
 
     name: str
     root: Path
     if_missing: str = field(default="", compare=False)
+    site: str = ""
 
 
 def list_recordings(

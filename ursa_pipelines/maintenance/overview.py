@@ -102,15 +102,16 @@ def _recordings(
 
     days, counts, levels, people, others = [], [], [], [], []
     one = pl.len().cast(pl.Int64).alias("recordings")
-    for batch in snapshot.scan("recordings", None, ["start_time", "participant_ids", "metadata"]):
+    columns = ["start_time", "participant_ids", "bytes", "verification", "nodes_missing", "registered_at"]
+    for batch in snapshot.scan("recordings", None, columns):
         frame = pl.DataFrame(pl.from_arrow(batch)).select(
             pl.col("start_time").dt.date().alias("day"),
             pl.col("participant_ids").list.len().fill_null(0).cast(pl.Int64).alias("count"),
             pl.col("participant_ids").alias("people"),
-            _told("bytes").cast(pl.Int64, strict=False).fill_null(0).clip(lower_bound=0).alias("bytes"),
-            _told("verification").fill_null(UNKNOWN).alias("level"),
-            _told("nodes_missing[0]").is_not_null().alias("partial"),
-            _told("registered_at").str.to_datetime(time_unit="us", time_zone="UTC", strict=False).alias("registered"),
+            pl.col("bytes").fill_null(0).clip(lower_bound=0),
+            pl.col("verification").fill_null(UNKNOWN).alias("level"),
+            (pl.col("nodes_missing").list.len().fill_null(0) > 0).alias("partial"),
+            pl.col("registered_at").alias("registered"),
         )
         days.append(frame.group_by("day").agg(one, pl.col("bytes").sum()))
         counts.append(frame.group_by("count").agg(one))
@@ -146,12 +147,6 @@ def _families(snapshot: Snapshot) -> dict[str, FamilyTotals]:
     recordings = {family: pl.concat(parts).n_unique() for family, parts in seen.items()}
     totals = _joined(sums, "modality").sort(["bytes", "modality"], descending=[True, False])
     return {family: FamilyTotals(recordings[family], segments, size) for family, segments, size in totals.iter_rows()}
-
-
-def _told(path: str) -> pl.Expr:
-    import polars as pl
-
-    return pl.col("metadata").str.json_path_match(f"$.{path}")
 
 
 def _joined(parts: list[pl.DataFrame], by: str) -> pl.DataFrame:

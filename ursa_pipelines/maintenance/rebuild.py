@@ -3,7 +3,9 @@
 1. `CATALOG.json` and `REBUILD.json`; what the store says of the latter's age is the start of the rebuild.
 2. Claims and edits of participants are copied, so that hashes and names given by hand survive.
 3. Every recording of the bucket goes through the steps of Path B. No byte is read that a manifest attests, no raw
-   object is written; a recording without its manifest or objects is told, never invented.
+   object is written; a recording without its manifest or objects is told, never invented. The live catalog decides
+   which hash a rec_id has: where no manifest states one and nobody has claimed the rec_id yet, it is claimed there
+   first, so that who registers it meanwhile comes to the same one. Nothing else is written outside the prefix.
 4. In the same compare-and-swap comes what only the live catalog knows of it: modalities that were processed, a length
    that no manifest tells, corrections, participants named by hand, and its history.
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,17 +29,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ursa_pipelines import failpoints
 from ursa_pipelines.catalog.catalog import Catalog
-from ursa_pipelines.catalog.claims import read_claim
+from ursa_pipelines.catalog.claims import claim, read_claim
 from ursa_pipelines.catalog.corrections import keep_corrections
 from ursa_pipelines.catalog.cutover import carry_claim, for_each_below
 from ursa_pipelines.catalog.edits import carry_edit
 from ursa_pipelines.catalog.entries import Entry, Writer, read_entry
-from ursa_pipelines.catalog.pointer import create_catalog, read_pointer, require_prefix
+from ursa_pipelines.catalog.pointer import create_catalog, read_pointer, require_current_version, require_prefix
 from ursa_pipelines.catalog.policies import Resolve
 from ursa_pipelines.catalog.tables import fold
 from ursa_pipelines.catalog.writing import Change, Registration, ResolveFor, write_entry
 from ursa_pipelines.errors import (
     CatalogError,
+    CatalogUpgradeNeeded,
     CatalogVersionUnknown,
     ManifestNotFound,
     ObjectExists,
@@ -71,8 +75,8 @@ class Rebuilt:
     """What a rebuild, or one shard of it, came to.
 
     `waiting` are recordings without a usable manifest, `failed` those with the reason. `not_carried` are claims and
-    edits, by name, that could not be copied; `without_live` recordings whose live entry could not be read, which were
-    rebuilt from the bucket alone. `paused` means that it was stopped before its end.
+    edits, by name, that could not be copied; `without_live` recordings whose live entry or claim could not be read,
+    which were rebuilt from the bucket alone. `paused` means that it was stopped before its end.
     """
 
     prefix: str
@@ -182,7 +186,7 @@ class _Staging(Catalog):
     ) -> Registration:
         meant = recording_hash
         if rec_id is not None and not hash_is_stated:
-            meant = read_claim(self.assets, self.prefix, rec_id) or recording_hash
+            meant = read_claim(self.assets, self.prefix, rec_id) or self._claimed_in_live(recording_hash, rec_id)
         known = self._known(meant, rec_id)
 
         def resolve_again(now_meant: str) -> Resolve:
@@ -204,6 +208,26 @@ class _Staging(Catalog):
         history = tuple(known.log) if known else ()
         change = Change(meant, hash_is_stated, rec_id, resolve_again, "rebuild", writer, history=history)
         return write_entry(self.assets, self.prefix, change, follow_pointer=False)
+
+    def _claimed_in_live(self, recording_hash: str, rec_id: str) -> str:
+        """The hash that the rec_id has in the live catalog; this one, if nobody has claimed it there yet."""
+        live, prefix = self.live.assets, self.live.prefix
+        try:
+            require_current_version(live, prefix)
+            if owner := read_claim(live, prefix, rec_id):
+                return owner
+            for found in (read_entry(live, under, recording_hash) for under in (prefix, self.prefix)):
+                if found and found[0].recording.rec_id not in {None, rec_id}:
+                    # It will be refused, as it is in an ingest: the claim would be left over.
+                    return recording_hash
+            owner, _ = claim(live, prefix, rec_id, recording_hash, secrets.token_hex(8))
+        except (CatalogVersionUnknown, CatalogUpgradeNeeded):
+            raise
+        except CatalogError as error:
+            self.without_live[rec_id] = str(error)
+            return recording_hash
+        failpoints.reached("rebuild.claimed_in_live")
+        return owner
 
     def _known(self, recording_hash: str, rec_id: str | None) -> Entry | None:
         try:
@@ -240,6 +264,7 @@ def _begin(assets: Bucket, live: Catalog, prefix: str, writer: Writer) -> dateti
     if of != live.prefix:
         raise CatalogError(f"it is a rebuild of {of}", place=place, remedy="Name a fresh prefix.")
     create_catalog(assets, prefix, by=writer.by)
+    require_current_version(assets, prefix)
     return datetime.fromtimestamp(info.modified, UTC)
 
 

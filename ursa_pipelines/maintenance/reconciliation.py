@@ -9,17 +9,16 @@ read leaves its recordings unknown there, never gone.
 from __future__ import annotations
 
 import heapq
-import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import date
 from functools import partial
-from itertools import groupby, takewhile
+from itertools import chain, groupby, pairwise, takewhile
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ursa_pipelines.catalog.catalog import Catalog
 from ursa_pipelines.errors import SourceUnavailable, UrsaError
@@ -34,11 +33,25 @@ from ursa_pipelines.recordings.identity import is_rec_id
 from ursa_pipelines.recordings.inventory import take_inventory
 from ursa_pipelines.recordings.settling import blocked_by_writer
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 _DIRECTORIES_AT_ONCE = 200
+_ROWS_AT_ONCE = 500_000
+"""About 1.5 KiB each, with what bucket and sources have of them."""
 _LISTINGS_AT_ONCE = 16
 _T = TypeVar("_T")
 
-_COLUMNS = ("rec_id", "recording_hash", "metadata")
+_COLUMNS = (
+    "rec_id",
+    "recording_hash",
+    "bytes",
+    "nodes",
+    "nodes_missing",
+    "verification",
+    "ingested_from",
+    "registered_at",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,27 +177,56 @@ class Reconciliation:
         return self.standings
 
 
-def reconcile(context: IngestContext, sources: Iterable[Source], only: Only = EVERYTHING) -> Reconciliation:
-    """Reads catalog and bucket now, and the sources while the standings are taken; of what is narrowed by `only`,
-    nothing else is read. What is named has a standing even if it is nowhere.
+def reconcile(
+    context: IngestContext,
+    sources: Iterable[Source],
+    only: Only = EVERYTHING,
+    *,
+    elsewhere: Collection[str] = (),
+) -> Reconciliation:
+    """Reads catalog and bucket now, and the sources while the standings are taken; where the catalog has more than
+    half a million rows, one month of everything at a time. Of what is narrowed by `only`, nothing else is read. What is
+    named has a standing even if it is nowhere. What lies on sources that are `elsewhere` is unknown, without being told
+    as unavailable.
 
-    Raises `CatalogError`, `StoreUnavailable`, `StoreDenied`; never for a source.
+    Raises `CatalogError`, `StoreUnavailable`, `StoreDenied`, where it goes by months while standings are taken, too;
+    never for a source.
     """
-    sources = list(sources)
+    found, sources = Reconciliation(iter(())), list(sources)
+    first, *others = _portions(context.catalog, only)
+    further = (standing for portion in others for standing in _read(context, sources, portion, elsewhere, found))
+    found.standings = chain(_read(context, sources, first, elsewhere, found), further)
+    return found
+
+
+def _portions(catalog: Catalog, only: Only) -> list[Only]:
+    """Spans of ids that come to `only`, a month each if there are too many rows to keep them all."""
+    snapshot = catalog.snapshot()
+    if only.rec_ids or snapshot.count("recordings") <= _ROWS_AT_ONCE:
+        return [only]
+    # A row that was registered by hand may tell a year of fewer digits, which no id has.
+    begins = [date.fromisoformat(f"{month}-01") for month in snapshot.months("recordings") if len(month) == 7]
+    within = [day for day in begins if (only.since or date.min) < day < (only.before or date.max)]
+    return [replace(only, since=since, before=before) for since, before in pairwise([only.since, *within, only.before])]
+
+
+def _read(
+    context: IngestContext, sources: Sequence[Source], only: Only, elsewhere: Collection[str], found: Reconciliation
+) -> Iterator[Standing]:
     rows = sorted(_rows(context.catalog, only), key=itemgetter(0))
     with ThreadPoolExecutor(2, thread_name_prefix="listing") as pool:
         marked, stored = pool.map(partial(_listed, context.raw, only=only), (MARKERS, RECORDINGS))
-    found = Reconciliation(iter(()))
-    order = [source.name for source in sources]
+    # A source that did not answer for one portion is not waited for again.
+    asked = [source for source in sources if source.name not in {*elsewhere, *found.unavailable}]
     streams: list[Iterable[tuple[str, str, Any]]] = [
         ((rec_id, "row", row) for rec_id, row in rows),
         ((rec_id, "marked", True) for rec_id in marked if is_rec_id(rec_id)),
         ((rec_id, "stored", size) for rec_id, size in stored.items() if is_rec_id(rec_id)),
-        *(_sighted(context, source, found, only) for source in sources),
+        *(_sighted(context, source, found, only) for source in asked),
         ((rec_id, "asked", True) for rec_id in only.named),
     ]
-    found.standings = _standings(heapq.merge(*streams, key=itemgetter(0)), order, found)
-    return found
+    order = [source.name for source in sources]
+    return _standings(heapq.merge(*streams, key=itemgetter(0)), order, found, tuple(elsewhere))
 
 
 def look_again(context: IngestContext, source: Source, sighted: Sighted, rec_id: str, **periods: float) -> Arrival:
@@ -204,7 +246,7 @@ def look_again(context: IngestContext, source: Source, sighted: Sighted, rec_id:
 
 
 def _standings(
-    merged: Iterable[tuple[str, str, Any]], order: Sequence[str], found: Reconciliation
+    merged: Iterable[tuple[str, str, Any]], order: Sequence[str], found: Reconciliation, elsewhere: tuple[str, ...]
 ) -> Iterator[Standing]:
     for rec_id, told in groupby(merged, key=itemgetter(0)):
         of_kind: dict[str, list[Any]] = {"row": [], "marked": [], "stored": [], "sighted": [], "asked": []}
@@ -215,7 +257,7 @@ def _standings(
         yield Standing(
             rec_id,
             on_sources=tuple(sighted),
-            unknown_on=(*found.unavailable, *(name for name in unread if name not in found.unavailable)),
+            unknown_on=(*elsewhere, *found.unavailable, *(name for name in unread if name not in found.unavailable)),
             stored=bool(of_kind["stored"]),
             marked=bool(of_kind["marked"]),
             rows=tuple(of_kind["row"]),
@@ -249,45 +291,34 @@ def _counted(objects: Iterable[ObjectInfo], prefix: str) -> dict[str, int | None
 def _rows(catalog: Catalog, only: Only) -> Iterator[tuple[str, Registered]]:
     # What thousands of rows say alike is kept once.
     alike: dict[Any, Any] = {}
-    # Of the tables themselves, even for one that is named: a claim leads to one row, and there may be another.
-    for batch in catalog.snapshot().scan("recordings", only.where, _COLUMNS):
-        columns = (batch.column(name).to_pylist() for name in _COLUMNS)
-        for rec_id, recording_hash, document in zip(*columns, strict=True):
-            if rec_id:
-                yield rec_id, _registered(recording_hash, json.loads(document) if document else {}, alike)
 
-
-def _registered(recording_hash: str, metadata: dict[str, Any], alike: dict[Any, Any]) -> Registered:
     def shared(value: _T) -> _T:
         return alike.setdefault(value, value)
 
-    return Registered(
-        recording_hash,
-        bytes=_number(metadata.get("bytes")),
-        nodes=shared(_names(metadata.get("nodes"))),
-        nodes_missing=shared(_names(metadata.get("nodes_missing"))),
-        verification=shared(str(metadata.get("verification") or "")),
-        ingested_from=shared(str(metadata.get("ingested_from") or "")),
-        registered_at=_moment(metadata.get("registered_at")),
-    )
+    # Of the tables themselves, even for one that is named: a claim leads to one row, and there may be another.
+    for batch in catalog.snapshot().scan("recordings", only.where, _COLUMNS):
+        told = zip(*(_values(batch.column(name)) for name in _COLUMNS), strict=True)
+        for rec_id, recording_hash, size, nodes, missing, verification, ingested_from, registered_at in told:
+            if rec_id:
+                yield (
+                    rec_id,
+                    Registered(
+                        recording_hash,
+                        bytes=size or 0,
+                        nodes=shared(tuple(nodes or ())),
+                        nodes_missing=shared(tuple(missing or ())),
+                        verification=shared(verification or ""),
+                        ingested_from=shared(ingested_from or ""),
+                        registered_at=(registered_at or 0) / 1e6,
+                    ),
+                )
 
 
-# A row may have been registered by hand, with any metadata.
+def _values(column: pa.Array) -> list[Any]:
+    """The values of a column; times, in microseconds since 1970, are not made objects of one by one."""
+    import pyarrow as pa
 
-
-def _names(value: object) -> tuple[str, ...]:
-    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
-
-
-def _number(value: object) -> int:
-    return value if isinstance(value, int) else 0
-
-
-def _moment(value: object) -> float:
-    try:
-        return datetime.fromisoformat(str(value)).timestamp()
-    except (ValueError, OverflowError):
-        return 0.0
+    return (column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column).to_pylist()
 
 
 def _sighted(

@@ -27,7 +27,7 @@ from ursa_pipelines.errors import StoreUnavailable, UploadInterrupted
 from ursa_pipelines.objects.keys import uri
 from ursa_pipelines.objects.proof import stored_digest
 from ursa_pipelines.objects.reading import unless_it_hangs
-from ursa_pipelines.objects.store import Bucket, ObjectInfo
+from ursa_pipelines.objects.store import Bucket, ObjectInfo, requests_to_read
 from ursa_pipelines.objects.stored import StoredRecording
 from ursa_pipelines.recordings.inventory import Inventory, SourceFile
 
@@ -255,6 +255,11 @@ def digest_at_once(bucket: Bucket, info: ObjectInfo) -> str:
     if now.etag == info.etag and len(body) != info.size:
         raise StoreUnavailable("the answer was cut short", place=f"{bucket.name}/{info.key}")
     return hashlib.sha256(body).hexdigest()
+
+
+def requests_to_digest(size: int) -> int:
+    """How many requests the digest of an object of this size takes; one more, a HEAD, comes before a large one."""
+    return 1 if size <= SMALL_OBJECT_BYTES else 1 + requests_to_read(size)
 
 
 def digest_objects(

@@ -12,6 +12,8 @@ MARKERS = "manifests/"
 ACTIVE_POINTER = "ursa/ACTIVE.json"
 BUCKET_IDENTITY = "ursa/BUCKET.json"
 UPLOAD_RECORDS = "ursa/uploads/"
+SCRUB = "ursa/scrub/"
+RELEASES = "ursa/releases/"
 
 _SCHEME = "r2://"
 _DISPOSABLE = re.compile(r"ursa/(uploads/[^/]+|((?!\.\.?/)[A-Za-z0-9._-]+/)+tail/[^/]+)")
@@ -40,6 +42,21 @@ def own_marker_key(rec_id: str) -> str:
 def upload_record_key(key: str) -> str:
     """Where the assets bucket says who sends the raw object of this key in parts."""
     return f"{UPLOAD_RECORDS}{hashlib.sha256(key.encode()).hexdigest()}.json"
+
+
+def release_key(rec_id: str, certificate_id: str, happened: str = "") -> str:
+    """Where the assets bucket keeps a release's certificate, or the record that something `happened` with it."""
+    return f"{RELEASES}{rec_id}/{certificate_id}{f'.{happened}' if happened else ''}.json"
+
+
+def scrub_state_key() -> str:
+    """Where the assets bucket keeps how far the scrub has come, and what it has used today."""
+    return f"{SCRUB}state.json"
+
+
+def scrub_ledger_key(month: str) -> str:
+    """Where it keeps when the recordings that started in this month (`2026-05`) were last read again."""
+    return f"{SCRUB}{month}.jsonl.gz"
 
 
 def is_disposable(key: str) -> bool:

@@ -18,6 +18,8 @@ import hashlib
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 from awscrt.checksums import crc64nvme
 
@@ -36,6 +38,17 @@ _USUAL_PART_SIZES = (
     *(1000, 1024, 2000, 2048, 4000, 4096, 5000, 5120),
 )
 _PARTS_OF_GROWN_SIZE = 5_000
+
+Kind = Literal["store's sha256", "store's crc64nvme", "etag as md5", "bytes"]
+
+
+@dataclass(frozen=True)
+class ContentProof:
+    """The SHA-256 of a local file that was read in full, and how the object of this ETag was proved to hold it."""
+
+    sha256: str
+    etag: str
+    kind: Kind
 
 
 def require_same_bytes(
@@ -81,6 +94,48 @@ def require_same_bytes(
             f"the bucket has other bytes under this path: SHA-256 {found}, not {sha256}", recording=rec_id, place=path
         )
     return info
+
+
+def prove_content(
+    bucket: Bucket,
+    info: ObjectInfo,
+    source: tuple[Inventory, SourceFile],
+    watchdog: Watchdog,
+    *,
+    by_bytes: bool = False,
+    check_stop: Callable[[], None] = lambda: None,
+) -> ContentProof:
+    """Reads a local file in full, and proves that the version `info` of an object holds the same bytes.
+
+    By a checksum that the store itself has of the whole object, or, with `by_bytes` or without such a checksum, by
+    reading the object. What its writer stated, a marker and a size prove nothing here. Raises `ObjectConflict` for
+    other bytes, `StoreUnavailable` if the object is another version or changes, and what reading a source raises.
+    """
+    inventory, file = source
+    evidence = bucket.evidence(info.key)
+    if evidence is None or (evidence.size, evidence.etag) != (info.size, info.etag):
+        raise _changed(bucket, info.key)
+    if evidence.size != file.size:
+        raise ObjectConflict(
+            f"the bucket has {evidence.size:,} bytes under this path, not {file.size:,}",
+            recording=inventory.rec_id,
+            place=file.path,
+        )
+    sha256, by_checksum = _local_digest(evidence, inventory, file, watchdog, check_stop)
+    kind: Kind | None = "store's sha256" if evidence.sha256 == sha256 else by_checksum
+    found = evidence.sha256 or sha256
+    if by_bytes or kind is None:
+        kind, found = "bytes", _sha256_of_the_bytes(bucket, info.key, evidence, check_stop)
+        now = bucket.head(info.key)
+        if now is None or now.etag != info.etag:
+            raise _changed(bucket, info.key)
+    if found != sha256:
+        raise ObjectConflict(
+            f"the bucket has other bytes under this path: SHA-256 {found}, not {sha256}",
+            recording=inventory.rec_id,
+            place=file.path,
+        )
+    return ContentProof(sha256, info.etag, kind)
 
 
 def stated_digest(bucket: Bucket, key: str) -> str | None:
@@ -153,11 +208,29 @@ def _local_file_proves(
     watchdog: Watchdog,
     check_stop: Callable[[], None],
 ) -> bool:
+    if evidence.crc64nvme is None and not _candidates(evidence.etag.strip('"'), file.size):
+        return False
+    found, kind = _local_digest(evidence, inventory, file, watchdog, check_stop)
+    if found != sha256:
+        raise ContentMismatch(
+            f"its SHA-256 is {found}, but {sha256} is expected",
+            recording=inventory.rec_id,
+            place=file.path,
+        )
+    return kind is not None
+
+
+def _local_digest(
+    evidence: Evidence,
+    inventory: Inventory,
+    file: SourceFile,
+    watchdog: Watchdog,
+    check_stop: Callable[[], None],
+) -> tuple[str, Kind | None]:
+    """The SHA-256 of a local file, and which of the store's checksums of the object is that of the same bytes."""
     etag = evidence.etag.strip('"')
     # MD5 is slow: where there is a CRC64NVME, which costs next to nothing, it says enough.
     candidates = _candidates(etag, file.size) if evidence.crc64nvme is None else []
-    if evidence.crc64nvme is None and not candidates:
-        return False
     state, crc = hashlib.sha256(), 0
     buffer = memoryview(bytearray(min(_BUFFER_BYTES, max(file.size, 1))))
     with open_watched(inventory, file, watchdog) as stream:
@@ -168,13 +241,9 @@ def _local_file_proves(
             crc = crc64nvme(chunk, crc)
             for candidate in candidates:
                 candidate.update(chunk)
-    if state.hexdigest() != sha256:
-        raise ContentMismatch(
-            f"its SHA-256 is {state.hexdigest()}, but {sha256} is expected",
-            recording=inventory.rec_id,
-            place=file.path,
-        )
-    return crc == evidence.crc64nvme or any(candidate.etag == etag for candidate in candidates)
+    if crc == evidence.crc64nvme:
+        return state.hexdigest(), "store's crc64nvme"
+    return state.hexdigest(), "etag as md5" if any(one.etag == etag for one in candidates) else None
 
 
 def _candidates(etag: str, size: int) -> list[_MD5OfParts]:

@@ -2,7 +2,8 @@
 
 Every write is conditional: `create` (If-None-Match: *) or `replace` (If-Match: ETag); nothing here deletes or
 overwrites a raw object (DESIGN section 5, rule 1). Single requests go through obstore's synchronous API; boto3 opens
-and ends multipart uploads, because obstore offers no create-only one; what is sent in chunks goes over `wire`.
+and ends multipart uploads, because obstore offers no create-only one; what is sent in chunks, and listings, go over
+`wire`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
-from itertools import takewhile
 from typing import Any
 
 import obstore
@@ -25,8 +25,9 @@ from obstore.store import S3Store
 
 from ursa_pipelines.errors import ClockWrong, ETagMismatch, ObjectExists, ObjectNotFound, StoreDenied, StoreUnavailable
 from ursa_pipelines.objects.keys import is_disposable
+from ursa_pipelines.objects.listing import pages
 from ursa_pipelines.objects.signing_logs import keep_signatures_out_of_logs
-from ursa_pipelines.objects.wire import Wire, error_of_answer
+from ursa_pipelines.objects.wire import Wire
 
 _RETRIES = 6
 _RETRY_SECONDS = 60
@@ -97,6 +98,11 @@ class Endpoint:
     secret: Callable[[], tuple[str, str, str | None]]
     renew: Callable[[], bool] = lambda: False
     keeps_directories: bool = False
+
+
+def requests_to_read(size: int) -> int:
+    """How many requests `Bucket.read` makes for an object of this size in bytes."""
+    return -(-size // _STREAM_BYTES)
 
 
 class Bucket:
@@ -186,10 +192,11 @@ class Bucket:
 
         With `start_after` only those whose keys sort after that one.
         """
-        with self._speaking_of(prefix):
-            for page in obstore.list(self._store, prefix=prefix, offset=start_after, chunk_size=1000):
-                for meta in page:
-                    yield _info(meta["path"], meta, {})
+        for page in pages(self.wire, prefix, start_after=start_after):
+            for key, size, etag, modified in page.objects:
+                # Without bytes and with a slash at its end it is what a console makes for a folder.
+                if size or not key.endswith("/"):
+                    yield ObjectInfo(key, size, etag, None, modified)
 
     def list_directories(self, prefix: str, *, start_after: str | None = None, before: str | None = None) -> list[str]:
         """The names directly below `prefix` (which ends in `/`) that have objects below them, in order; or had them
@@ -198,29 +205,13 @@ class Bucket:
         With `start_after` only those whose keys sort after that key, with `before` those that sort before that one;
         what lies beyond is not listed, but for the rest of a page.
         """
-        if start_after is not None or before is not None:
-            return self._list_directories_between(prefix, start_after or prefix, before)
-        with self._speaking_of(prefix):
-            found = obstore.list_with_delimiter(self._store, prefix=prefix)
-            return sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
-
-    def _list_directories_between(self, prefix: str, start_after: str, before: str | None) -> list[str]:
-        # obstore takes no offset together with a delimiter.
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        place = f"{self.name}/{prefix}"
-        try:
-            pages = self.multipart_client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.name, Prefix=prefix, Delimiter="/", StartAfter=start_after
-            )
-            listed = (one["Prefix"] for page in pages for one in page.get("CommonPrefixes", ()))
-            found = list(takewhile(lambda name: before is None or name < before, listed))
-        except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
-            raise error_of_answer(error.response["ResponseMetadata"]["HTTPStatusCode"], code, place) from None
-        except BotoCoreError as error:
-            raise StoreUnavailable(f"the object store failed: {type(error).__name__}", place=place) from None
-        return sorted(one.removeprefix(prefix).rstrip("/") for one in found)
+        names: dict[str, None] = {}
+        for page in pages(self.wire, prefix, delimiter="/", start_after=start_after):
+            found = [one for one in page.directories if before is None or one < before]
+            names |= dict.fromkeys(one.removeprefix(prefix).rstrip("/") for one in found)
+            if len(found) < len(page.directories):
+                break
+        return sorted(names)
 
     def create(self, key: str, body: bytes, *, sha256: str | None = None) -> ObjectInfo:
         """Writes an object that must not exist yet, with its digest as metadata. Raises `ObjectExists`.
@@ -372,7 +363,7 @@ class Bucket:
                 raise ClockWrong("the object store refused it: RequestTimeTooSkewed", place=place) from None
             raise StoreDenied(f"the object store refused it: {_code_of(error)}", place=place) from None
         except failures.BaseError as error:
-            # What LIST is answered reaches us without a type of its own.
+            # Some answers reach us without a type of their own.
             status = _STATUS.search(str(error))
             if status and status[1] in {"401", "403"}:
                 raise StoreDenied(f"the object store refused it: {_code_of(error)}", place=place) from None

@@ -3,7 +3,8 @@
 boto3 sends a body in one go: it can neither be slowed down nor stopped within a part, and costs more CPU. Here each
 chunk first waits for its turn. Every request has a Content-Length and an unsigned payload, none has an `Expect`
 header or a trailer (studies: transfer, facts 11 and 12, trap T2). A request that failed for a reason that passes is
-signed and sent again, at most seven times, over about half a minute.
+signed and sent again, at most seven times, over about half a minute; a listing, which obstore does not tell well enough
+(`listing`), over some seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import certifi
 import urllib3
-from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    Retrying,
+    before_sleep_log,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from ursa_pipelines.errors import (
     ClockWrong,
@@ -40,9 +48,17 @@ logger = logging.getLogger("ursa.register.orchestrator")
 _CHUNK_BYTES = 256 * 1024
 _ATTEMPTS = 8
 _CONNECTIONS = 32
-_SECONDS_TO_CONNECT_OR_SEND_A_CHUNK = 60
-_SECONDS_TO_ANSWER = 300
+# The first is the time for sending a chunk, too.
+_TO_SEND = urllib3.Timeout(connect=60, read=300)
+_TO_LIST = urllib3.Timeout(connect=10, read=300)
+_SECONDS_TO_LIST = 60
 _CODE = re.compile(rb"<Code>([A-Za-z0-9]+)</Code>")
+_UNREACHABLE: tuple[tuple[type[Exception], str], ...] = (
+    (urllib3.exceptions.NameResolutionError, "its name is not known (DNS)"),
+    (urllib3.exceptions.NewConnectionError, "nothing takes connections there"),
+    (urllib3.exceptions.SSLError, "its certificate is not accepted"),
+    (urllib3.exceptions.TimeoutError, "it did not answer in time"),
+)
 _PASSING_CODES = frozenset(
     {"BadDigest", "IncompleteBody", "InvalidPart", "RequestTimeout", "ConditionalRequestConflict"}
 )
@@ -117,15 +133,40 @@ class Wire:
         Raises `ObjectExists` where a condition failed, `UploadGone`, `StoreDenied`, `StoreUnavailable`, and whatever
         `sleep` or the body's `take` raises.
         """
-        return self._send("PUT", key, body, query or {}, headers or {}, sleep)
+        return self._send("PUT", key, body, query or {}, headers or {}, sleep).headers
 
     def head(self, key: str) -> Mapping[str, str]:
         """The headers of an object, its checksums among them. Raises `ObjectNotFound`."""
-        return self._send("HEAD", key, None, {}, {"x-amz-checksum-mode": "ENABLED"}, None)
+        return self._send("HEAD", key, None, {}, {"x-amz-checksum-mode": "ENABLED"}, None).headers
 
     def delete(self, key: str) -> None:
         """Removes an object; none being there is no error."""
         self._send("DELETE", key, None, {}, {}, None)
+
+    def listing(self, query: Mapping[str, str]) -> bytes:
+        """The answer to a LIST of the bucket, as it is if it came with status 200.
+
+        Raises `ObjectNotFound` for a bucket that is not there, `StoreDenied`, `StoreUnavailable`.
+        """
+        retrying = Retrying(
+            retry=retry_if_exception_type(StoreUnavailable),
+            wait=wait_random_exponential(0.25, max=10),
+            stop=stop_after_attempt(_ATTEMPTS) | stop_after_delay(_SECONDS_TO_LIST),
+            reraise=True,
+        )
+        return retrying(self._list_once, query)
+
+    def place(self, key: str) -> str:
+        """How errors name a key of this bucket."""
+        return f"{self._bucket}/{key}"
+
+    def _list_once(self, query: Mapping[str, str]) -> bytes:
+        place = self.place(query["prefix"])
+        answer = self._answer("GET", f"{self._endpoint.url}/{self._bucket}", place, None, query, {}, _TO_LIST)
+        if answer.status >= 300:
+            code = _CODE.search(answer.data)
+            raise error_of_answer(answer.status, code[1].decode() if code else "", place)
+        return answer.data
 
     def _send(
         self,
@@ -135,7 +176,7 @@ class Wire:
         query: Mapping[str, str],
         headers: Mapping[str, str],
         sleep: Callable[[float], None] | None,
-    ) -> Mapping[str, str]:
+    ) -> urllib3.BaseHTTPResponse:
         retrying = Retrying(
             retry=retry_if_exception_type(StoreUnavailable),
             wait=wait_random_exponential(1, max=20),
@@ -148,33 +189,46 @@ class Wire:
 
     def _send_once(
         self, method: str, key: str, body: Outflow | None, query: Mapping[str, str], headers: Mapping[str, str]
-    ) -> Mapping[str, str]:
-        place = f"{self._bucket}/{key}"
+    ) -> urllib3.BaseHTTPResponse:
+        place = self.place(key)
         if body is not None:
             body.rewind()
             headers = {**headers, "content-length": str(len(body))}
         url = f"{self._endpoint.url}/{quote(place, safe='/~')}"
+        answer = self._answer(method, url, place, body, query, headers, _TO_SEND)
+        code = _CODE.search(answer.data)
+        # No answer to these requests has a body, unless it tells an error, with whatever status.
+        if answer.status >= 300 or code:
+            raise error_of_answer(answer.status, code[1].decode() if code else "", place)
+        return answer
+
+    def _answer(
+        self,
+        method: str,
+        url: str,
+        place: str,
+        body: Outflow | None,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        timeout: urllib3.Timeout,
+    ) -> urllib3.BaseHTTPResponse:
         if query:
             url += "?" + urlencode(query, quote_via=quote, safe="~")
         try:
-            answer = self._pool.request(
+            return self._pool.request(
                 method,
                 url,
                 body=body,  # type: ignore[arg-type]
                 headers=self._signed(method, url, headers),
                 retries=False,
                 redirect=False,
+                timeout=timeout,
             )
         except _NotReadOn as ended:
             raise ended.error from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
             # Its text holds the address, and may hold more.
-            raise StoreUnavailable(f"the object store did not answer: {type(error).__name__}", place=place) from None
-        code = _CODE.search(answer.data)
-        # No answer to these requests has a body, unless it tells an error, with whatever status.
-        if answer.status >= 300 or code:
-            raise error_of_answer(answer.status, code[1].decode() if code else "", place)
-        return answer.headers
+            raise StoreUnavailable(f"the object store cannot be reached: {_why(error)}", place=place) from None
 
     def _signed(self, method: str, url: str, headers: Mapping[str, str]) -> dict[str, str]:
         from botocore.awsrequest import AWSRequest
@@ -196,8 +250,7 @@ class Wire:
 
     @cached_property
     def _pool(self) -> urllib3.PoolManager:
-        timeout = urllib3.Timeout(connect=_SECONDS_TO_CONNECT_OR_SEND_A_CHUNK, read=_SECONDS_TO_ANSWER)
-        return connections_to(self._endpoint.url, timeout, at_most=_CONNECTIONS)
+        return connections_to(self._endpoint.url, _TO_SEND, at_most=_CONNECTIONS)
 
 
 def connections_to(url: str, timeout: urllib3.Timeout, *, at_most: int = 1) -> urllib3.PoolManager:
@@ -212,6 +265,10 @@ def connections_to(url: str, timeout: urllib3.Timeout, *, at_most: int = 1) -> u
         settings["ssl_context"] = ssl.create_default_context()
         settings["ssl_context"].load_verify_locations(certifi.where())
     return urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
+
+
+def _why(error: Exception) -> str:
+    return next((why for kind, why in _UNREACHABLE if isinstance(error, kind)), "the connection to it broke")
 
 
 def error_of_answer(status: int, code: str, place: str) -> UrsaError:

@@ -8,6 +8,7 @@ import dagster as dg
 
 from ursa_pipelines.orchestration import checks, ops
 from ursa_pipelines.orchestration.partitions import R2_RECORDING, RECORDING, arrival_asset, recordings
+from ursa_pipelines.orchestration.sites import sites_of
 from ursa_pipelines.profiles import Profile
 
 RECORDINGS_PER_RUN = 100
@@ -63,7 +64,8 @@ def recording_asset(profile: Profile) -> dg.AssetsDefinition:
     return dg.graph_asset(
         name=RECORDING.to_python_identifier(),
         partitions_def=recordings,
-        backfill_policy=dg.BackfillPolicy.multi_run(RECORDINGS_PER_RUN),
+        # A run goes to one site, and a range of partitions may have recordings of several.
+        backfill_policy=dg.BackfillPolicy.multi_run(1 if sites_of(profile) else RECORDINGS_PER_RUN),
         group_name="ingest",
         kinds={"r2"},
         automation_condition=on_arrival,

@@ -165,10 +165,11 @@ def describe(history: History, status: dg.AssetPartitionStatus | None, *, is_cat
     last = history.last
     if status == dg.AssetPartitionStatus.IN_PROGRESS:
         return "running", ""
-    if history.waived is not None:
-        return "waived", history.waived.reason
-    if history.quarantined is not None:
-        return "quarantined", history.quarantined.reason
+    waived, quarantined = history.waived, history.quarantined
+    if waived is not None and not (quarantined and quarantined.at > waived.at):
+        return "waived", waived.reason
+    if quarantined is not None:
+        return "quarantined", quarantined.reason
     if last is not None and last.kind == "failed":
         return f"failed ({'retryable' if last.retryable else 'permanent'})", last.reason
     if last is not None:

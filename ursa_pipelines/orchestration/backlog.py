@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -21,10 +22,7 @@ def find_backlog(instance: dg.DagsterInstance, catalog: Catalog) -> dict[str, Hi
     """
     arrived = instance.get_dynamic_partitions(str(recordings.name))
     statuses = instance.get_status_by_partition(RECORDING, arrived, recordings) or {} if arrived else {}
-    missing = {rec_id for rec_id in arrived if statuses.get(rec_id) != dg.AssetPartitionStatus.MATERIALIZED}
-    if missing:
-        for batch in catalog.scan("recordings", None, ["rec_id"]):
-            missing.difference_update(batch.column("rec_id").to_pylist())
+    missing = unregistered(arrived, statuses, catalog)
     backlog: dict[str, History] = {}
     ordered = sorted(missing)
     for start in range(0, len(ordered), PARTITIONS_PER_REQUEST):
@@ -32,6 +30,17 @@ def find_backlog(instance: dg.DagsterInstance, catalog: Catalog) -> dict[str, Hi
         histories = read_histories(instance, some)
         backlog |= {rec_id: histories.get(rec_id) or History(rec_id) for rec_id in some}
     return {rec_id: history for rec_id, history in backlog.items() if not history.is_held}
+
+
+def unregistered(
+    arrived: Iterable[str], statuses: Mapping[str, dg.AssetPartitionStatus | None], catalog: Catalog
+) -> set[str]:
+    """Those of the recordings that neither a run nor anything else has registered. Reads the catalog if need be."""
+    missing = {rec_id for rec_id in arrived if statuses.get(rec_id) != dg.AssetPartitionStatus.MATERIALIZED}
+    if missing:
+        for batch in catalog.scan("recordings", None, ["rec_id"]):
+            missing.difference_update(batch.column("rec_id").to_pylist())
+    return missing
 
 
 def age_in_hours(rec_id: str, now: datetime | None = None) -> float:

@@ -20,7 +20,14 @@ from ursa_pipelines.ingest.watch import UNREAD, look_at
 from ursa_pipelines.interface import DataInterface
 from ursa_pipelines.objects.keys import recording_prefix, uri
 from ursa_pipelines.orchestration.backfills import BUCKET, Whereabouts
-from ursa_pipelines.orchestration.partitions import R2_RECORDING, RECORDING, add_partitions, arrival_asset, recordings
+from ursa_pipelines.orchestration.partitions import (
+    R2_RECORDING,
+    RECORDING,
+    add_partitions,
+    arrival_asset,
+    bring_back,
+    recordings,
+)
 from ursa_pipelines.orchestration.resources import require_profile
 from ursa_pipelines.orchestration.states import Mark, read_histories
 from ursa_pipelines.recordings.identity import is_rec_id
@@ -146,6 +153,7 @@ def _retry(
         arrivals = [_arrived_in_bucket(data, rec_id)]
     if not arrivals:
         return Decided(rec_id, problem=_NOWHERE)
+    bring_back(instance, [rec_id])
     _report(data, instance, Mark(rec_id, "retried", by=data.writer.by))
     for arrival in arrivals:
         instance.report_runless_asset_event(arrival)
@@ -196,9 +204,10 @@ def _registrations(instance: dg.DagsterInstance, rec_id: str, runs: set[str]) ->
         runs.add(record.run_id)
         run = instance.get_run_by_id(record.run_id)
         tags = run.tags if run else {}
-        outcome = _told(record.asset_materialization).get("outcome", "")
+        told = _told(record.asset_materialization)
+        outcome = told.get("outcome", "")
         by = tags.get("ursa/by") or tags.get("user") or "Dagster"
-        why = f"{tags.get('ursa/trigger', 'launched')}, run {record.run_id}"
+        why = told.get("note") or f"{tags.get('ursa/trigger', 'launched')}, run {record.run_id}"
         yield Happening(_time(record), f"registered ({outcome})" if outcome else "registered", by, why)
 
 

@@ -14,11 +14,13 @@ from ursa_pipelines.orchestration.catalog_asset import (
     tables_agree,
     tail_is_short,
 )
-from ursa_pipelines.orchestration.jobs import REGISTER_ONLY_JOB, jobs, scrub_schedule
+from ursa_pipelines.orchestration.jobs import REGISTER_ONLY_JOB, jobs
 from ursa_pipelines.orchestration.notices import notices_sensors
 from ursa_pipelines.orchestration.reconciliation import NIGHTLY_JOB, nightly_schedule, reconciliation
 from ursa_pipelines.orchestration.resources import UrsaResource
+from ursa_pipelines.orchestration.scrub import scrub_job, scrub_schedule
 from ursa_pipelines.orchestration.sensors import automation_sensor, nas_sensor, r2_sensor
+from ursa_pipelines.orchestration.sites import require_site, sites_of
 from ursa_pipelines.profiles import load_profile
 
 INGEST_JOB = "ingest"
@@ -30,7 +32,10 @@ RUN_SECONDS = 24 * 3600
 
 
 def build_definitions(profile: str | None, config_path: Path | None = None) -> dg.Definitions:
-    """Assets, job, sensors and the resource for a profile. Reads the profile's YAML, no secret and no network."""
+    """Assets, job, sensors and the resource for a profile. Reads the profile's YAML, no secret and no network.
+
+    The sensors of sources that are mounted at a site only are in `build_site_definitions`.
+    """
     loaded = load_profile(profile, config_path)
     recording = recording_asset(loaded)
     return dg.Definitions(
@@ -56,14 +61,37 @@ def build_definitions(profile: str | None, config_path: Path | None = None) -> d
                 description="Compares sources, bucket and catalog, reports what is due, and folds the tables.",
             ),
             *jobs(),
+            scrub_job,
         ],
-        schedules=[*catalog_schedules(loaded), nightly_schedule(loaded), scrub_schedule(loaded)],
+        schedules=[
+            *catalog_schedules(loaded),
+            nightly_schedule(loaded),
+            *(nightly_schedule(loaded, site) for site in sites_of(loaded)),
+            scrub_schedule(loaded),
+        ],
         sensors=[
-            *(nas_sensor(source.name, loaded) for source in loaded.sources),
+            *(nas_sensor(source.name, loaded) for source in loaded.sources if not source.site),
             r2_sensor(loaded),
             automation_sensor(loaded),
             *notices_sensors(loaded, {INGEST_JOB, REGISTER_ONLY_JOB}),
         ],
-        resources={"ursa": UrsaResource(profile=profile, config_path=str(config_path) if config_path else None)},
+        resources=_resources(profile, config_path),
         executor=dg.in_process_executor,
     )
+
+
+def build_site_definitions(profile: str | None, config_path: Path | None, site: str) -> dg.Definitions:
+    """What a site's own code server serves: the sensors of the sources that are mounted there, and nothing else.
+
+    Raises `ProfileInvalid` if no source of the profile is at this site.
+    """
+    loaded = load_profile(profile, config_path)
+    require_site(loaded, site)
+    return dg.Definitions(
+        sensors=[nas_sensor(source.name, loaded) for source in loaded.sources if source.site == site],
+        resources=_resources(profile, config_path),
+    )
+
+
+def _resources(profile: str | None, config_path: Path | None) -> dict[str, UrsaResource]:
+    return {"ursa": UrsaResource(profile=profile, config_path=str(config_path) if config_path else None)}

@@ -10,7 +10,7 @@ import dagster as dg
 from ursa_pipelines.ingest.batch import BatchItem
 from ursa_pipelines.orchestration.assets import RECORDINGS_PER_RUN
 from ursa_pipelines.orchestration.definitions import INGEST_JOB, build_definitions
-from ursa_pipelines.orchestration.partitions import add_partitions
+from ursa_pipelines.orchestration.partitions import add_partitions, partitions_in_order
 from ursa_pipelines.orchestration.resources import require_profile
 from ursa_pipelines.profiles import load_profile
 
@@ -34,7 +34,8 @@ def ingest_in_process(
     require_profile(instance, load_profile(profile, config_path))
     job = build_definitions(profile, config_path).resolve_job_def(INGEST_JOB)
     items: dict[str, BatchItem] = {}
-    for keys in contiguous(add_partitions(instance, rec_ids), rec_ids, RECORDINGS_PER_RUN):
+    add_partitions(instance, rec_ids)
+    for keys in contiguous(partitions_in_order(instance), rec_ids, RECORDINGS_PER_RUN):
         result = job.execute_in_process(
             instance=instance, run_config=_QUIET, raise_on_error=False, tags={**tags, **_partition_tags(keys)}
         )

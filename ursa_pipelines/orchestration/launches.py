@@ -13,7 +13,7 @@ import dagster as dg
 from ursa_pipelines.ingest.batch import BatchItem
 from ursa_pipelines.orchestration.assets import RECORDINGS_PER_RUN
 from ursa_pipelines.orchestration.in_process import ingest_in_process
-from ursa_pipelines.orchestration.partitions import RECORDING, add_partitions
+from ursa_pipelines.orchestration.partitions import RECORDING, add_partitions, partitions_in_order
 from ursa_pipelines.orchestration.states import read_histories
 from ursa_pipelines.orchestration.webserver import Webserver
 
@@ -86,6 +86,7 @@ class DaemonBackfill:
     since: float
     _cursor: str | None
     _registered: dict[tuple[str, str], str] = field(default_factory=dict)
+    _keys_of: dict[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def launch(
@@ -94,7 +95,8 @@ class DaemonBackfill:
         """Adds the partitions that are missing and asks for the backfill. Raises `UrsaError` if it is refused."""
         since = time.time()
         cursor = instance.fetch_materializations(RECORDING, limit=1).cursor
-        order = add_partitions(instance, rec_ids)
+        add_partitions(instance, rec_ids)
+        order = partitions_in_order(instance)
         title = f"ursa backfill, {len(rec_ids):,} recordings"
         backfill_id = webserver.launch_backfill(rec_ids, tags, title)
         return cls(instance, webserver, backfill_id, rec_ids, order, since, cursor)
@@ -112,7 +114,9 @@ class DaemonBackfill:
             ended: dict[str, str] = {}
             running: set[str] = set()
             for run in runs:
-                keys = self._keys(run)
+                # They are looked for among all partitions, and never change.
+                if (keys := self._keys_of.get(run.run_id)) is None:
+                    keys = self._keys_of[run.run_id] = self._keys(run)
                 if run.is_finished:
                     ended.update(dict.fromkeys(keys, run.run_id))
                 else:

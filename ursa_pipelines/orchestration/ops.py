@@ -13,8 +13,11 @@ from ursa_pipelines.ingest.verify import verify_many
 from ursa_pipelines.orchestration import checks, notices
 from ursa_pipelines.orchestration.partitions import RECORDING
 from ursa_pipelines.orchestration.resources import UrsaResource, is_by_arrival
+from ursa_pipelines.orchestration.sites import SITE
 from ursa_pipelines.orchestration.states import read_histories
 from ursa_pipelines.orchestration.telling import Progress, mark, materialization, table
+
+_FINGERPRINTS_KEPT = 8
 
 
 class IngestConfig(dg.Config):
@@ -196,12 +199,22 @@ def _advance(context: dg.OpExecutionContext, ursa: UrsaResource, step: StepName,
     bucket = ursa.data(run_id=context.run_id).profile.buckets.raw
     before = {item.rec_id for item in items if item.state == "going"}
     work.on_progress = Progress(context).tell
-    work.on_registered = lambda item: context.log_event(materialization(item, bucket))
+    work.on_registered = lambda item: context.log_event(materialization(_with_other_sites(context, item), bucket))
     advanced = work.step(step, items)
     for item in advanced:
         if item.rec_id in before and item.state in {"failed", "waiting"}:
             context.log.warning("%s %s", item.status, item.reason)
     return replace(batch, run_id=context.run_id, items=advanced)
+
+
+def _with_other_sites(context: dg.OpExecutionContext, item: BatchItem) -> BatchItem:
+    """The item with the newest fingerprints of earlier runs, too: what another site has of it is not changed."""
+    if SITE not in context.run.tags:
+        return item
+    before = read_histories(context.instance, [item.rec_id]).get(item.rec_id)
+    earlier = (before.fingerprint or "").split("+") if before else []
+    known = [one for one in dict.fromkeys([*item.fingerprint.split("+"), *earlier]) if one]
+    return replace(item, fingerprint="+".join(known[:_FINGERPRINTS_KEPT]))
 
 
 def _begun(context: dg.OpExecutionContext) -> list[BatchItem]:

@@ -62,7 +62,7 @@ def look_ahead(
         quarantined = None
     if status == dg.AssetPartitionStatus.IN_PROGRESS:
         return Outlook(rec_id, "running", "a run has it", attempts=history.attempts)
-    if history.waived is not None:
+    if history.waived is not None and not (quarantined and quarantined.at > history.waived.at):
         return Outlook(rec_id, "waived", history.waived.reason, attempts=history.attempts)
     if quarantined is not None:
         return Outlook(rec_id, "quarantined", quarantined.reason, attempts=history.attempts)

@@ -17,10 +17,11 @@ from ursa_pipelines.maintenance.reconciliation import reconcile
 from ursa_pipelines.orchestration import notices
 from ursa_pipelines.orchestration.cases import Case, Events, as_of_now, cases
 from ursa_pipelines.orchestration.outlook import STATES, UNTOLD
-from ursa_pipelines.orchestration.partitions import RECORDING, add_partitions
+from ursa_pipelines.orchestration.partitions import RECORDING, add_partitions, bring_back
 from ursa_pipelines.orchestration.rearrivals import Rearrivals
 from ursa_pipelines.orchestration.reconciled import CHECKS, Reconciled, Tally, check_results, metadata_of
 from ursa_pipelines.orchestration.resources import UrsaResource, require_profile
+from ursa_pipelines.orchestration.sites import CENTRAL, SITE, sites_of, sources_at
 from ursa_pipelines.orchestration.states import Mark
 from ursa_pipelines.profiles import Profile
 
@@ -68,13 +69,17 @@ def reconciliation(
     )
 
 
-def nightly_schedule(profile: Profile) -> dg.ScheduleDefinition:
-    """Runs that job at the profile's `reconcile_at`. On `local` it is on, elsewhere off until it is turned on."""
+def nightly_schedule(profile: Profile, site: str = CENTRAL) -> dg.ScheduleDefinition:
+    """Runs that job at the profile's `reconcile_at`. On `local` it is on, elsewhere off until it is turned on.
+
+    With sites in the profile each has one of its own, which reads the sources that are mounted there.
+    """
     is_local = profile.family == "local"
     return dg.ScheduleDefinition(
-        name="nightly",
+        name="nightly" if site == CENTRAL else f"nightly_{site.replace('-', '_')}",
         job_name=NIGHTLY_JOB,
         cron_schedule=profile.settings.reconcile_at,
+        tags={SITE: site} if sites_of(profile) else None,
         default_status=dg.DefaultScheduleStatus.RUNNING if is_local else dg.DefaultScheduleStatus.STOPPED,
         description="Finds what sensors missed and what is due for a retry; sets aside what needs a person.",
     )
@@ -83,7 +88,9 @@ def nightly_schedule(profile: Profile) -> dg.ScheduleDefinition:
 def run(context: dg.AssetExecutionContext, data: DataInterface, *, only_look: bool = False) -> Reconciled:
     """Compares, derives, and reports; returns what it came to. Raises `CatalogError`, `StoreUnavailable`."""
     began = time.time()
-    found = reconcile(data.reading_context, data.sources)
+    here = sources_at(data.sources, context.run.tags)
+    elsewhere = {source.name for source in data.sources} - {source.name for source in here}
+    found = reconcile(data.reading_context, data.sources, elsewhere=elsewhere)
     # The sources are read after the events: who acts on a history reads it again.
     events = Events.read(context.instance, began)
     tally = Tally(data.profile.notifications.stale_after_hours)
@@ -162,6 +169,7 @@ def _report(
     began: float,
 ) -> None:
     reported: list[str] = []
+    bring_back(context.instance, [case.standing.rec_id for case, _ in arrivals])
     now = as_of_now(context.instance, [case for case, _ in arrivals], began)
     for (before, arrival), case in zip(arrivals, now, strict=True):
         tally.show(case)

@@ -23,7 +23,7 @@ from ursa_pipelines.orchestration.reconciliation import RECONCILIATION
 from ursa_pipelines.orchestration.states import History, Mark, read_histories
 from ursa_pipelines.profiles import Profile
 
-_STATES = ("registered", "running", "waiting", "failed", "quarantined", "waived")
+STATES = ("registered", "running", "waiting", "failed", "quarantined", "waived")
 _SHOWN = 50
 _ROWS_SHOWN = 200
 _RUNS_SHOWN = 20
@@ -55,10 +55,10 @@ def read_operations(instance: dg.DagsterInstance, catalog: Catalog) -> tuple[Ope
     backlog = find_backlog(instance, catalog)
     known = sorted({*histories, *backlog, *instance.get_dynamic_partitions(str(recordings.name))})
     colours = instance.get_status_by_partition(RECORDING, known, recordings) or {}
-    by_state: dict[str, list[History]] = {state: [] for state in _STATES}
+    by_state: dict[str, list[History]] = {state: [] for state in STATES}
     for rec_id in known:
         history = histories.get(rec_id) or History(rec_id)
-        state = _state(history, colours.get(rec_id), is_in_backlog=rec_id in backlog)
+        state = state_of(history, colours.get(rec_id), is_in_backlog=rec_id in backlog)
         by_state[state].append(history)
     return (
         Operations(
@@ -80,7 +80,8 @@ def last_arrivals(instance: dg.DagsterInstance, sources: Iterable[str]) -> dict[
     return {name: _moment(event.timestamp) for name, event in events.items() if event is not None}
 
 
-def _state(history: History, colour: dg.AssetPartitionStatus | None, *, is_in_backlog: bool) -> str:
+def state_of(history: History, colour: dg.AssetPartitionStatus | None, *, is_in_backlog: bool) -> str:
+    """The one of `STATES` in which a recording is by Dagster's events and the colour of its partition."""
     if colour == dg.AssetPartitionStatus.IN_PROGRESS:
         return "running"
     if history.waived is not None:

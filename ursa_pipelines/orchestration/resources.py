@@ -14,6 +14,7 @@ from ursa_pipelines.ingest.batch import Batch, BatchItem
 from ursa_pipelines.ingest.sources import Directories
 from ursa_pipelines.interface import DataInterface
 from ursa_pipelines.orchestration.arrivals import read_arrivals
+from ursa_pipelines.orchestration.sites import sources_at
 from ursa_pipelines.profiles import Profile
 
 TRIGGER, BY_ARRIVAL = "ursa/trigger", "arrival"
@@ -53,7 +54,7 @@ class UrsaResource(dg.ConfigurableResource):
             arrivals = read_arrivals(context.instance, data.sources, data.profile.settings, rec_ids)
             batch = Batch(
                 ingest,
-                Directories(data.sources, ingest.reading).of,
+                Directories(sources_at(data.sources, context.run.tags), ingest.reading).of,
                 overwrite=overwrite,
                 allow_partial=allow_partial,
                 allow_reconstruction=arrivals.require_never_on_a_source,
@@ -68,7 +69,8 @@ class UrsaResource(dg.ConfigurableResource):
         data = self.data(run_id=context.run_id)
         require_profile(context.instance, data.profile)
         ingest = data.reading_context
-        batch = Batch(ingest, Directories(data.sources, ingest.reading).of, overwrite, allow_partial)
+        here = sources_at(data.sources, context.run.tags)
+        batch = Batch(ingest, Directories(here, ingest.reading).of, overwrite, allow_partial)
         return batch.plan(context.partition_keys)
 
 

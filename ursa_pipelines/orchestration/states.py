@@ -105,7 +105,7 @@ def read_histories(instance: dg.DagsterInstance, rec_ids: Iterable[str] | None =
     ):
         if rec_id := record.partition_key:
             history = histories.get(rec_id) or History(rec_id)
-            histories[rec_id] = _after(history, record)
+            histories[rec_id] = after_event(history, record)
     return histories
 
 
@@ -119,7 +119,8 @@ def _pages(fetch: Callable[..., dg.EventRecordsResult], records: dg.AssetRecords
         cursor = page.cursor
 
 
-def _after(history: History, record: dg.EventLogRecord) -> History:
+def after_event(history: History, record: dg.EventLogRecord) -> History:
+    """What a history becomes by an event of its recording that comes after all those it knows of."""
     if materialization := record.asset_materialization:
         told = {name: value.value for name, value in materialization.metadata.items()}
         unchanged = told.get("outcome") == "unchanged"
@@ -129,7 +130,7 @@ def _after(history: History, record: dg.EventLogRecord) -> History:
             registered_at=record.timestamp,
             waived=history.waived if unchanged else None,
         )
-    mark = _mark(record)
+    mark = mark_of(record)
     if mark is None:
         return history
     if mark.kind == "retried":
@@ -141,7 +142,8 @@ def _after(history: History, record: dg.EventLogRecord) -> History:
     return replace(history, last=mark, attempts=history.attempts + (mark.kind == "failed"))
 
 
-def _mark(record: dg.EventLogRecord) -> Mark | None:
+def mark_of(record: dg.EventLogRecord) -> Mark | None:
+    """The mark that an event is, or None if it tells of something else."""
     observation = record.event_log_entry.asset_observation
     told = {name: value.value for name, value in observation.metadata.items()} if observation else {}
     kinds: tuple[MarkKind, ...] = get_args(MarkKind)

@@ -12,6 +12,7 @@ import subprocess
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
@@ -105,10 +106,16 @@ class CredentialSource:
             ) from None
 
     def _embedded(self):
-        from ursa_pipelines.embedded.state import state_directory
         from ursa_pipelines.embedded.store import open_store
 
-        return open_store(state_directory(), (self.profile.buckets.raw, self.profile.buckets.assets))
+        return open_store(self._state, (self.profile.buckets.raw, self.profile.buckets.assets))
+
+    @cached_property
+    def _state(self) -> Path:
+        """Found once: an interface opens its clients one by one, and the working directory may change meanwhile."""
+        from ursa_pipelines.embedded.state import state_directory
+
+        return state_directory()
 
     def _read(self, reference: str) -> str:
         with self._lock:

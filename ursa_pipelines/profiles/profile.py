@@ -12,7 +12,16 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from ursa_pipelines.embedded.state import state_directory
 from ursa_pipelines.errors import ProfileInvalid
@@ -20,6 +29,8 @@ from ursa_pipelines.profiles.timetable import Timetable
 
 Role = Literal["assets_ro", "assets_rw", "raw_ro", "raw_rw"]
 ROLES: tuple[Role, ...] = ("assets_ro", "assets_rw", "raw_ro", "raw_rw")
+LocalRole = Literal["source_rw"]
+"""A right on this machine's sources, which no store and no credential gives: it has to be asked for."""
 SHIPPED = ("local", "r2", "r2-test")
 
 _CRON_RANGES = (range(60), range(24), range(1, 32), range(1, 13), range(7))
@@ -123,10 +134,14 @@ class Buckets(_Section):
 
 
 class SourceSettings(_Section):
-    """A NAS share or drive by name. A relative path is below the state directory."""
+    """A NAS share or drive by name. A relative path is below the state directory.
+
+    `site` names the hosts that mount it, where not every host does; Dagster's runs are then sent there.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_]+\z")
     path: Path
+    site: str = Field(default="", pattern=r"^([a-z][a-z0-9-]{0,30})?\z")
 
 
 class IngestSettings(_Section):
@@ -164,6 +179,26 @@ class NotificationSettings(_Section):
     stale_after_hours: float = Field(default=24, gt=0)
 
 
+class ReleaseSettings(_Section):
+    """Whether room may be freed on sources at all, how old a copy in the bucket must be for that, and how long what was
+    moved waits in the trash, in days. In production neither is less than one day.
+    """
+
+    enabled: bool = False
+    retention_days: float = Field(default=30, ge=0, le=36_500)
+    grace_days: float = Field(default=14, ge=0, le=36_500)
+
+
+class ScrubSettings(_Section):
+    """How much of what is stored is read again in a day (UTC), such as `200GB`, and what is not due yet: what was read
+    within so many days.
+    """
+
+    bytes_per_day: ByteSize = Field(default=ByteSize(200_000_000_000), gt=0)
+    requests_per_day: int = Field(default=100_000, gt=0)
+    rest_days: float = Field(default=30, ge=0)
+
+
 class Profile(_Section):
     """Everything that differs between one place and another. `family` is what the buckets say they belong to."""
 
@@ -178,6 +213,8 @@ class Profile(_Section):
     sources: list[SourceSettings] = Field(default_factory=list)
     settings: IngestSettings = Field(default_factory=IngestSettings)
     notifications: NotificationSettings = Field(default_factory=NotificationSettings)
+    scrub: ScrubSettings = Field(default_factory=ScrubSettings)
+    release: ReleaseSettings = Field(default_factory=ReleaseSettings)
 
     @model_validator(mode="after")
     def _can_be_opened(self) -> Profile:
@@ -193,6 +230,10 @@ class Profile(_Section):
             raise ValueError("two sources have the same name")
         if "r2" in {source.name for source in self.sources}:
             raise ValueError("a source cannot be called r2, which is the bucket")
+        if {"central", "dagster"} & {source.site for source in self.sources}:
+            raise ValueError("a site cannot be called central or dagster, which is what belongs to no site")
+        if self.family == "production" and min(self.release.retention_days, self.release.grace_days) < 1:
+            raise ValueError("release: in production retention_days and grace_days are at least 1")
         return self
 
 

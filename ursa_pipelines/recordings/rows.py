@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar
@@ -139,6 +139,14 @@ class Rows:
     recording: RecordingRow
     modalities: tuple[ModalityRow, ...]
     participants: tuple[ParticipantRow, ...]
+
+
+def end_of(start: datetime, duration: timedelta) -> datetime:
+    """When what lasts so long is over. Raises `ValueError` where no time can tell it, such as after the year 9999."""
+    try:
+        return start + duration
+    except OverflowError:
+        raise ValueError(f"duration={duration}: it would end in no year from 1 to 9999") from None
 
 
 _FORMAT_OF_FAMILY = {

@@ -35,6 +35,7 @@ from tests.catalog.chaos.reading import (
 )
 from tests.catalog.chaos.worker import ANSWER_SECONDS, Worker, recording_row
 from tests.faults.detour import Detour, make_detour
+from tests.faults.figures import record
 from tests.faults.proxy import Fault, Hold, LoseAnswer, Refuse
 from tests.lab import Lab, make_lab
 from ursa_pipelines.catalog.cutover import carry_claim
@@ -46,6 +47,7 @@ from ursa_pipelines.catalog.writing import transplant
 from ursa_pipelines.embedded.store import open_store
 
 WORKERS = ("one", "two", "three")
+_STEPS = 20
 HASHES = tuple(f"{number:x}" * 64 for number in range(6))
 REC_IDS = (*(f"rec_20260520_195628_{number:04x}" for number in range(4)), None, "rec_20260520_195628_0000")
 STARTS = tuple(datetime(2026, month, 20, 19, 56, 28, tzinfo=UTC) for month in (5, 6))
@@ -447,7 +449,7 @@ class Chaos(RuleBasedStateMachine):
                     self.check_that_tables_can_be_made_again()
         finally:
             for detour in self.detours.values():
-                detour.proxy.close()
+                detour.close()
             if not self.sound:
                 # They may have tasks left over, of which the next example must not hear.
                 self.world.renew_all()
@@ -476,7 +478,7 @@ def world(store_state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def test_whatever_processes_do_and_suffer_the_catalog_holds_what_it_acknowledged(world: World):
-    examples = int(os.environ.get("URSA_CHAOS_EXAMPLES", "5"))
+    examples = int(os.environ.get("URSA_CHAOS_EXAMPLES", "3"))
     number = int(os.environ.get("URSA_CHAOS_SEED") or secrets.randbits(32))
     command = f"URSA_CHAOS_SEED={number} URSA_CHAOS_EXAMPLES={examples} uv run pytest tests/catalog/chaos -n 0"
     print(f"to repeat it: {command}")
@@ -489,7 +491,7 @@ def test_whatever_processes_do_and_suffer_the_catalog_holds_what_it_acknowledged
         seed(number)(Here),
         settings=settings(
             max_examples=examples,
-            stateful_step_count=20,
+            stateful_step_count=_STEPS,
             deadline=None,
             database=None,
             phases=(Phase.generate,),
@@ -498,6 +500,7 @@ def test_whatever_processes_do_and_suffer_the_catalog_holds_what_it_acknowledged
             suppress_health_check=list(HealthCheck),
         ),
     )
+    record("chaos", examples=examples, steps=_STEPS)
 
 
 def _plain(value: Any) -> Any:

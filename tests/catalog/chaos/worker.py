@@ -148,6 +148,7 @@ class Hands:
     def _maintain(self, task: Mapping[str, Any], catalog: Any) -> Any:
         from ursa_pipelines.catalog import cutover
         from ursa_pipelines.catalog.entries import Writer
+        from ursa_pipelines.catalog.pointer import read_pointer
         from ursa_pipelines.catalog.tables import fold, upkeep
 
         assets, prefix, writer = catalog.assets, catalog.prefix, Writer(by=self._name)
@@ -161,7 +162,8 @@ class Hands:
                 cut = cutover.cutover(assets, task["prefix"], writer=writer, reason="chaos")
                 return {"prefix": cut.prefix, "conflicts": [str(one) for one in cut.conflicts]}
             case "rollback":
-                cut = cutover.rollback(assets, writer=writer, reason="chaos")
+                # Named, since it comes after another rollback too.
+                cut = cutover.rollback(assets, to=read_pointer(assets).previous[0], writer=writer, reason="chaos")
                 return {"prefix": cut.prefix, "conflicts": [str(one) for one in cut.conflicts]}
         raise AssertionError(f"unknown task {task['op']}")
 

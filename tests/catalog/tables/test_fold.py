@@ -29,8 +29,9 @@ from tests.lab import Lab
 from ursa_pipelines.catalog import policies
 from ursa_pipelines.catalog.edits import write_edit
 from ursa_pipelines.catalog.entries import entry_key, read_entry
+from ursa_pipelines.catalog.tables.delta import open_table
 from ursa_pipelines.catalog.tables.fold import Folded, fold, refold, repair, tail_length
-from ursa_pipelines.catalog.tables.head import read_head
+from ursa_pipelines.catalog.tables.head import read_head, stamp
 from ursa_pipelines.catalog.tail import mark, mark_batch
 from ursa_pipelines.catalog.writing import Change, write_entries
 from ursa_pipelines.objects.store import Bucket
@@ -307,6 +308,41 @@ def test_of_two_folds_that_meet_at_a_commit_one_gives_up(lab: Lab, proxied_asset
     require_tables_of_entries(lab)
 
 
+@pytest.mark.parametrize("between", ["a commit", "a stamp"])
+def test_what_comes_before_the_swap_keeps_the_fold_from_swapping(
+    lab: Lab, proxied_assets: Bucket, proxy: Proxy, between: str
+):
+    folded_once(lab, 1)
+    write(lab, rows(1))
+    before = read_head(lab.assets, PREFIX)
+
+    class Between(Fault):
+        """Somebody begins a fold, or commits without one, when this one has committed to the last table."""
+
+        done = False
+
+        def after(self, request: str) -> None:
+            if self.done or not (request.startswith("PUT") and "/recordings/_delta_log/" in request):
+                return
+            self.done = True
+            if between == "a stamp":
+                stamp(lab.assets, PREFIX)
+                return
+            table = open_table(lab.assets, PREFIX, "modalities")
+            assert table is not None
+            table.delete(f"recording_hash = '{0:064x}'")
+
+    proxy.fault = Between()
+    folded = fold(proxied_assets, PREFIX, by="test")
+
+    after = read_head(lab.assets, PREFIX)
+    assert proxy.fault.done and folded.gave_up
+    assert before is not None and after is not None
+    assert after[0].versions == before[0].versions
+    assert after[0].gen == before[0].gen + (2 if between == "a stamp" else 1)
+    assert marks(lab) == [f"{1:064x}"]
+
+
 def test_repair_finds_what_no_mark_tells_of(lab: Lab):
     folded_once(lab, 4)
     # By hand: an entry without a mark, one changed without a new seq, one that is gone.
@@ -363,7 +399,7 @@ def kill_fold(assets: Bucket, proxy: Proxy, hold: Hold) -> None:
     proxy.fault = hold
     process = start_folder(assets, times=1)
     try:
-        assert hold.reached.wait(30)
+        assert hold.reached.wait(60)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -46,6 +47,17 @@ def test_compaction_makes_one_file_of_many_and_head_names_it(crowded: Lab):
 
     assert [(one.files_before, one.files_after, one.gave_up) for one in done] == [(FOLDS, 1, False)] * len(TABLES)
     assert len(table_of(crowded, "recordings").file_uris()) == 1
+    assert rows_in_tables(crowded) == rows_of_entries(crowded)
+
+
+@pytest.mark.parametrize("content", [b"[7]", b"[" * 100_000], ids=["no object", "deep"])
+def test_a_damaged_note_of_the_last_checkpoint_is_written_anew(crowded: Lab, content: bytes):
+    key = f"{PREFIX}/tables/recordings/_delta_log/_last_checkpoint"
+    crowded.assets.multipart_client.put_object(Bucket=crowded.assets.name, Key=key, Body=content)
+
+    compact(crowded.assets, PREFIX, by="test", dry_run=False)
+
+    assert json.loads(crowded.assets.get(key)[0])["version"] == table_of(crowded, "recordings").version()
     assert rows_in_tables(crowded) == rows_of_entries(crowded)
 
 

@@ -8,6 +8,7 @@
 4. Remove a mark if its txn is in the log of the very version that was folded. Others go after a day.
 
 A refold begins the tables from nothing, as further versions, so that readers go on with the old ones until the swap.
+It alone may follow upon tables of an older format: rows of two formats never come to stand in one table.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -63,6 +64,7 @@ class Folded:
     """What a fold came to. `entries` were read; `versions` are those that HEAD names now.
 
     `gave_up`: somebody else has changed the tables meanwhile. Nothing is lost, the marks are left for the next fold.
+    `damaged`: the tables said what no entry had said, and were made anew.
     """
 
     entries: int
@@ -71,6 +73,7 @@ class Folded:
     versions: dict[str, int]
     gave_up: bool
     seconds: float
+    damaged: bool = False
 
 
 def tail_length(assets: Bucket, prefix: str) -> int:
@@ -82,7 +85,7 @@ def fold(assets: Bucket, prefix: str, *, by: str, check_tables: bool = False) ->
     """Brings into the tables what the tail marks; all entries, if the tables are not there.
 
     One request if nothing is marked, unless `check_tables` asks to see whether the tables are there even then.
-    Raises `CatalogError` for a damaged entry, `CatalogVersionUnknown`, `StoreUnavailable`.
+    Raises `CatalogError` for a damaged entry, `CatalogVersionUnknown`, `CatalogUpgradeNeeded`, `StoreUnavailable`.
     """
     started = time.monotonic()
     is_empty = next(iter(assets.list_objects(f"{prefix}/tail/")), None) is None
@@ -94,7 +97,8 @@ def fold(assets: Bucket, prefix: str, *, by: str, check_tables: bool = False) ->
 def repair(assets: Bucket, prefix: str, *, by: str) -> Folded:
     """Compares all entries with the tables and brings in what differs, whether marked or not (the nightly pass).
 
-    Rows whose entry is gone are removed. Raises as `fold` does.
+    Rows whose entry is gone are removed. If rows are not what their entries said, the tables are made anew. One request
+    for each entry. Raises as `fold` does.
     """
     return _Fold(assets, prefix, by, time.monotonic(), compares=True).run()
 
@@ -105,7 +109,7 @@ def refold(assets: Bucket, prefix: str, *, by: str, progress: Callable[[int], No
     Rows wait on the local disk, in the directory for temporary files. Raises as `fold` does.
     """
     started = time.monotonic()
-    head, etag = stamp(assets, prefix)
+    head, etag = stamp(assets, prefix, anew=True)
     try:
         opened = _concurrently(lambda name: delta.open_or_create(assets, prefix, name), TABLES)
     except CommitFailedError:
@@ -163,7 +167,9 @@ class _Fold:
         # Then the tables agree with one another, and one of them tells for all of them what they hold.
         self.is_whole = self.head.versions == {name: table.version() for name, table in tables.items()}
         marks = read_tail(self.assets, self.prefix)
-        found = differences(self.assets, self.prefix, tables["recordings"]) if self.compares else Differences()
+        found = self._differences(at_rest=not marks)
+        if found.damaged:
+            return self._made_anew(len(marks))
         marked = list(dict.fromkeys(name for mark in marks for name in mark.names))
         names = list(dict.fromkeys([*marked, *found.months]))
         try:
@@ -185,6 +191,18 @@ class _Fold:
             epoch=self.head.epoch,
             began=self.began,
         )
+
+    def _differences(self, *, at_rest: bool) -> Differences:
+        if not self.compares:
+            return Differences()
+        return differences(self.assets, self.prefix, self.tables, agree=self.is_whole, at_rest=at_rest)
+
+    def _made_anew(self, marks: int) -> Folded:
+        """Tables in the place of those that are damaged, unless somebody else has folded meanwhile."""
+        versions = {name: table.version() for name, table in self.tables.items()}
+        if not all(_are_newest(self.assets, self.prefix, versions)):
+            return Folded(0, 0, marks, self.head.versions, True, time.monotonic() - self.began)
+        return replace(refold(self.assets, self.prefix, by=self.by), damaged=True)
 
     def _fold_edits(self, marked: Sequence[str]) -> None:
         # Few participants are edited, so that a LIST spares a request for each that is new.
@@ -328,7 +346,7 @@ def _finish(
     began: float,
 ) -> Folded:
     versions = {name: table.version() for name, table in tables.items()}
-    as_seen = _concurrently(lambda name: delta.is_newest(assets, prefix, name, versions[name]), list(versions))
+    as_seen = _are_newest(assets, prefix, versions)
     if not all(as_seen) or not swap(assets, prefix, head, etag, versions=versions, epoch=epoch, by=by):
         return Folded(count, 0, len(marks), head.versions, True, time.monotonic() - began)
     failpoints.reached("fold.head_swapped")
@@ -336,6 +354,10 @@ def _finish(
     remove(assets, done)
     failpoints.reached("fold.marks_removed")
     return Folded(count, len(done), len(marks) - len(done), versions, False, time.monotonic() - began)
+
+
+def _are_newest(assets: Bucket, prefix: str, versions: dict[str, int]) -> list[bool]:
+    return _concurrently(lambda name: delta.is_newest(assets, prefix, name, versions[name]), list(versions))
 
 
 def _is_folded(mark: Mark, txns: dict[str, set[str]]) -> bool:

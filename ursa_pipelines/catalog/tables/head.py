@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ursa_pipelines.catalog.pointer import CATALOG_VERSION, require_known_version
+from ursa_pipelines.catalog.pointer import CATALOG_VERSION, outdated, require_current_version
 from ursa_pipelines.catalog.retrying import LOST_RACES, retrying
 from ursa_pipelines.errors import CatalogError, CatalogVersionUnknown, ETagMismatch, ObjectNotFound
 from ursa_pipelines.objects.store import Bucket
@@ -21,7 +21,9 @@ _Count = Annotated[int, Field(ge=0, lt=2**63 - 1)]
 
 
 class Head(BaseModel):
-    """The content of HEAD.json. `epoch` counts how often the tables were begun from nothing."""
+    """The content of HEAD.json. `version` is the format of the tables that it names, which a catalog that is being
+    upgraded has not reached yet; `epoch` counts how often they were begun from nothing.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
 
@@ -49,20 +51,23 @@ def read_head(assets: Bucket, prefix: str) -> tuple[Head, str] | None:
             place=place,
             remedy="Remove it with the tables/ beside it, then run `ursa catalog fold`; the entries hold everything.",
         ) from None
-    if head.version != CATALOG_VERSION:
+    if head.version > CATALOG_VERSION:
         raise CatalogVersionUnknown(f"it has the unknown version {head.version}", place=place)
     return head, info.etag
 
 
-def stamp(assets: Bucket, prefix: str) -> tuple[Head, str]:
+def stamp(assets: Bucket, prefix: str, *, anew: bool = False) -> tuple[Head, str]:
     """Announces a change of the tables: the head of the next generation, its versions as they were, and its ETag.
 
-    Raises what `require_known_version` raises: of a catalog that this version does not know nothing is changed.
+    Raises what `require_current_version` raises: of a catalog that this version does not write nothing is changed. So
+    is a table of an older format, but where all of them are begun `anew`.
     """
-    require_known_version(assets, prefix)
+    require_current_version(assets, prefix)
     for attempt in retrying(*LOST_RACES):
         with attempt:
             found = read_head(assets, prefix)
+            if not anew:
+                require_current_tables(assets, prefix, found)
             if found is None:
                 head = Head(gen=1)
                 return head, assets.create(_key(prefix), head.model_dump_json().encode()).etag
@@ -71,11 +76,17 @@ def stamp(assets: Bucket, prefix: str) -> tuple[Head, str]:
     raise AssertionError("tenacity re-raises the last error")
 
 
+def require_current_tables(assets: Bucket, prefix: str, found: tuple[Head, str] | None) -> None:
+    """Raises `CatalogUpgradeNeeded` if HEAD is of an older format: the upgrade of the catalog is not over."""
+    if found is not None and found[0].version < CATALOG_VERSION:
+        raise outdated(assets, prefix, found[0].version, of="HEAD.json, and so are the tables,")
+
+
 def swap(assets: Bucket, prefix: str, head: Head, etag: str, *, versions: dict[str, int], epoch: int, by: str) -> bool:
     """Makes these versions the ones that are read; False if somebody stamped after `head` was."""
-    new = head.model_copy(
-        update={"versions": versions, "epoch": epoch, "folded_at": datetime.now(UTC), "folded_by": by}
-    )
+    # Whoever came to write tables has written them in our format, or has found them in it.
+    told = {"version": CATALOG_VERSION, "folded_at": datetime.now(UTC), "folded_by": by}
+    new = head.model_copy(update={"versions": versions, "epoch": epoch, **told})
     try:
         for attempt in retrying():
             with attempt:

@@ -29,11 +29,13 @@ from ursa_pipelines.catalog.tables.participants import Record, advance
 from ursa_pipelines.catalog.tables.schemas import (
     PARTITION,
     SCHEMAS,
+    TOLD,
     events_of,
     modalities_of,
     recordings_of,
     row_of,
     table_damaged,
+    told_by,
 )
 from ursa_pipelines.catalog.tail import read_tail
 from ursa_pipelines.errors import CatalogError, RecordingIdInvalid, StoreUnavailable
@@ -143,7 +145,9 @@ class Snapshot:
         import polars as pl
 
         order = [pl.col(column) if column != "worker_id" else pl.col(column).fill_null("") for column in _ORDER[table]]
-        found = self.collected(self.frame(table, where).sort(order), table)
+        # A row has them in its metadata.
+        frame = self.frame(table, where).sort(order).drop(TOLD.names if table == "recordings" else [])
+        found = self.collected(frame, table)
         return [row_of(table, record) for record in found.iter_rows(named=True)]
 
     def scan(
@@ -172,6 +176,14 @@ class Snapshot:
             - int(self.collected(replaced.select(pl.len()), table).item())
             + _FROM_ENTRIES[table](self.newer).num_rows
         )
+
+    def months(self, table: str) -> list[str]:
+        """The months of which a table that has them holds rows, in order; no file of it is opened."""
+        folded = self._table(table)
+        found = {month for entry, _ in self.newer for month in entry.months}
+        if folded is not None:
+            found |= {str(one[PARTITION]) for one in folded.partitions()}
+        return sorted(found)
 
     def collected(self, frame: pl.LazyFrame, table: str) -> pl.DataFrame:
         """What a frame of `table` comes to. Raises `StoreUnavailable`, or `CatalogError` if its files are gone."""
@@ -211,7 +223,10 @@ class Snapshot:
         folded = self._table(table)
         if folded is None:
             return pl.DataFrame(pl.from_arrow(SCHEMAS[table].empty_table())).lazy()
-        return pl.scan_delta(folded).select(SCHEMAS[table].names)
+        rows = pl.scan_delta(folded)
+        if table == "recordings" and self.head is not None and self.head.version == 1:
+            rows = _with_what_is_told(rows)
+        return rows.select(SCHEMAS[table].names)
 
     @property
     def _is_newer(self) -> pl.Expr:
@@ -279,6 +294,21 @@ def _concurrently(read: Callable[[str], _T], names: Sequence[str]) -> list[_T]:
         return [read(name) for name in names]
     with ThreadPoolExecutor(min(_READERS, len(names)), thread_name_prefix="catalog") as pool:
         return list(pool.map(read, names))
+
+
+def _with_what_is_told(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Recordings of format 1 with the columns that came later; worked out only of what is asked for."""
+    import polars as pl
+
+    def of(documents: pl.Series) -> pl.Series:
+        told = [told_by(document) for document in documents]
+        columns = [pa.array([one[field.name] for one in told], field.type) for field in TOLD]
+        return pl.Series(pl.from_arrow(pa.StructArray.from_arrays(columns, fields=list(TOLD))))
+
+    kind = pl.Struct(pl.DataFrame(pl.from_arrow(TOLD.empty_table())).schema)
+    told = pl.col("metadata").map_batches(of, return_dtype=kind, is_elementwise=True)
+    told_columns = [pl.col("told").struct.field(name) for name in TOLD.names]
+    return rows.with_columns(told.alias("told")).with_columns(told_columns).drop("told")
 
 
 def _owner(tables: Tables, rec_id: str) -> str | None:

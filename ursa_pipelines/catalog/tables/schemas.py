@@ -8,8 +8,8 @@ recording's start, such as `2026-05`; `seq` and `etag` are those of the entry th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -26,6 +26,19 @@ PARTITION = "started_month"
 
 _TIME = pa.timestamp("us", tz="UTC")
 
+TOLD = pa.schema(
+    [
+        ("bytes", pa.int64()),
+        ("files", pa.int64()),
+        ("verification", pa.string()),
+        ("ingested_from", pa.string()),
+        ("registered_at", _TIME),
+        ("nodes", pa.list_(pa.string())),
+        ("nodes_missing", pa.list_(pa.string())),
+    ]
+)
+"""Columns of recordings for what their metadata tells of an ingest; tables of format 1 lack them."""
+
 SCHEMAS: dict[str, pa.Schema] = {
     "recordings": pa.schema(
         [
@@ -37,6 +50,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("participant_ids", pa.list_(pa.string())),
             ("device_info", pa.string()),
             ("metadata", pa.string()),
+            *TOLD,
             ("extra", pa.string()),
             ("seq", pa.int64()),
             ("etag", pa.string()),
@@ -95,7 +109,7 @@ _ROW_CLASSES: dict[str, type[Row]] = {
 }
 _JSON = ("device_info", "metadata")
 _OF_THE_INDEX = {
-    "recordings": {"rec_id", "duration_us", "seq", "etag", PARTITION, "extra"},
+    "recordings": {"rec_id", "duration_us", *TOLD.names, "seq", "etag", PARTITION, "extra"},
     "modalities": {"start_time", "seq", PARTITION, "extra"},
     "participants": {"enrolled_by", "named_by", "named_since", "seq", "extra"},
 }
@@ -135,6 +149,18 @@ def events_of(entries: Iterable[tuple[Entry, str]]) -> pa.Table:
         for item in entry.log
     ]
     return pa.Table.from_pylist(rows, schema=SCHEMAS["events"])
+
+
+def told_by(document: str | None) -> dict[str, Any]:
+    """What metadata, as it stands in its column, tells in the columns `TOLD`.
+
+    Who registers a row by hand may give any metadata: what does not fit a column is null there.
+    """
+    try:
+        metadata = json.loads(document) if document else {}
+    except (ValueError, RecursionError):
+        metadata = {}
+    return _told(metadata if isinstance(metadata, dict) else {})
 
 
 def row_of(table: str, record: dict[str, Any]) -> Row:
@@ -189,11 +215,51 @@ def _recording(entry: Entry, etag: str) -> dict[str, Any]:
         "participant_ids": row.participant_ids,
         "device_info": json_of(row.device_info),
         "metadata": json_of(row.metadata),
+        **_told(row.metadata or {}),
         "extra": extra_of(row),
         "seq": entry.seq,
         "etag": etag,
         PARTITION: month_of(row.start_time),
     }
+
+
+def _told(metadata: dict[str, Any]) -> dict[str, Any]:
+    return {name: fitting(metadata.get(name)) for name, fitting in _FITTING.items()}
+
+
+def _whole_number(value: object) -> int | None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if -(2**63) <= value < 2**63 else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _moment(value: object) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+        if moment is None:
+            return None
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _texts(value: object) -> list[str] | None:
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else None
+
+
+_FITTING: dict[str, Callable[[object], Any]] = {
+    "bytes": _whole_number,
+    "files": _whole_number,
+    "verification": _text,
+    "ingested_from": _text,
+    "registered_at": _moment,
+    "nodes": _texts,
+    "nodes_missing": _texts,
+}
 
 
 def _modality(entry: Entry, row: ModalityRow) -> dict[str, Any]:

@@ -142,8 +142,9 @@ def _saved(sizes: list[int]) -> int:
 def _checkpoint(assets: Bucket, prefix: str, name: str, table: DeltaTable) -> None:
     try:
         raw, _ = assets.get(f"{prefix}/tables/{name}/_delta_log/_last_checkpoint")
-        last = json.loads(raw).get("version")
-    except (ObjectNotFound, ValueError):
+        last = json.loads(raw)["version"]
+    except (ObjectNotFound, ValueError, KeyError, TypeError, RecursionError):
+        # It is an aid to readers, which do without: one that is damaged is written anew.
         last = None
     if last != table.version():
         table.create_checkpoint()

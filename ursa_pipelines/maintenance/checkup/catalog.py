@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 from itertools import islice
 
-from ursa_pipelines.catalog.pointer import DEFAULT_PREFIX, Pointer, read_pointer, require_known_version
+from ursa_pipelines.catalog.pointer import DEFAULT_PREFIX, Pointer, read_pointer
 from ursa_pipelines.catalog.tables.schemas import TABLES
+from ursa_pipelines.catalog.upgrade import CatalogFormat, format_of
 from ursa_pipelines.errors import CatalogNotInitialized
 from ursa_pipelines.maintenance.checkup.check import Finding, Look
 from ursa_pipelines.maintenance.checkup.doors import Doors
@@ -18,6 +19,7 @@ _FOLD_ABOVE = 256
 _COUNTED = 100_000
 _PREFIXES_TOLD, _PREFIXES_TRIED = 3, 10
 _FOLD = "Run `ursa catalog fold`."
+_BY_ITSELF = "Nothing to do: the next command that writes upgrades it."
 
 
 def catalog_looks(doors: Doors) -> list[Look]:
@@ -35,13 +37,15 @@ def _look_at_pointer(doors: Doors) -> Finding:
         return Finding("none yet; the first command that uses this profile makes it")
     prefix = staging or pointer.prefix
     try:
-        require_known_version(assets, prefix)
+        found = format_of(assets, prefix)
     except CatalogNotInitialized as error:
         remedy = _put_back(assets, pointer, in_profile=bool(staging))
         raise CatalogNotInitialized(error.problem, place=error.place, remedy=remedy) from None
-    told = prefix
+    if found.due:
+        return _upgrade_due(found, by_itself=doors.profile.family == "local")
+    told = f"{prefix}, format {found.document}"
     if staging and staging != pointer.prefix:
-        told = f"{staging}, which the profile names; live is {pointer.prefix}"
+        told = f"{told}, which the profile names; live is {pointer.prefix}"
     if pointer.previous:
         more = len(pointer.previous) - _PREFIXES_TOLD
         told += f"; before: {', '.join(pointer.previous[:_PREFIXES_TOLD])}{f' and {more} more' if more > 0 else ''}"
@@ -50,6 +54,15 @@ def _look_at_pointer(doors: Doors) -> Finding:
         remedy = f"Run `ursa catalog {command}` again."
         return Finding(f"{told}; what {pointer.sweep.source} got meanwhile is still to come", "warning", remedy)
     return Finding(told)
+
+
+def _upgrade_due(found: CatalogFormat, *, by_itself: bool) -> Finding:
+    remedy = f"Run `ursa catalog upgrade --prefix {found.prefix}`; every host that writes needs this version then."
+    if found.document >= found.newest:
+        told = f"its upgrade to format {found.newest} is not over: until then nothing is folded into its tables"
+        return Finding(f"{found.prefix}, {told}", "warning", remedy)
+    told = f"{found.prefix}, format {found.document}, which this version reads and does not write"
+    return Finding(told, "warning", _BY_ITSELF if by_itself else remedy)
 
 
 def _put_back(assets: Bucket, pointer: Pointer, *, in_profile: bool) -> str:

@@ -18,13 +18,15 @@ def source_looks(profile: Profile) -> list[Look]:
     """One for each source of the profile, or one that says that it has none."""
     if not profile.sources:
         return [Look("sources", lambda: Finding("the profile names none", "skipped"))]
-    sources = [Source(source.name, source.path) for source in profile.sources]
+    sources = [Source(source.name, source.path, site=source.site) for source in profile.sources]
     return [Look(f"source {one.name}", partial(_look_at, one), (), _SECONDS, _HANGS) for one in sources]
 
 
 def _look_at(source: Source) -> Finding:
     if source.root.is_relative_to(state_directory()) and not source.root.exists():
         return Finding("not made yet; `ursa dev` and `ursa demo` make it", "skipped")
+    if source.site and not source.root.exists():
+        return Finding(f"not on this host: it is mounted at the site {source.site}", "skipped")
     if source.root.exists() and not source.root.is_dir():
         return Finding(f"{source.root} is no directory", "failed", "Name a directory in the profile.")
     found = len(list_recordings(source))

@@ -174,7 +174,7 @@ def _identity(bucket: Bucket) -> dict[str, str] | None:
         return {key: str(document[key])[:40] for key in ("family", "purpose")}
     except ObjectNotFound:
         return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

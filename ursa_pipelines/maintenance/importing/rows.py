@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
-from ursa_pipelines.catalog.tables.schemas import PARTITION
+from ursa_pipelines.catalog.tables.schemas import PARTITION, TOLD
 from ursa_pipelines.errors import ParticipantInvalid
 from ursa_pipelines.maintenance.importing.tables import FILE, ROW
 from ursa_pipelines.recordings.identity import clean_display_name, derive_participant_id
@@ -31,7 +31,7 @@ IMPORTED_ID = "imported_id"
 BEYOND_BOUNDS = "a value is too large, or nested too deeply"
 
 _INDEX_COLUMNS = {
-    "recordings": {"rec_id", "seq", "etag"},
+    "recordings": {"rec_id", *TOLD.names, "seq", "etag"},
     "modalities": {"start_time", "seq"},
     "participants": {"enrolled_by", "named_by", "named_since", "seq"},
 }

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
-from ursa_pipelines.catalog.tables.schemas import SCHEMAS
+from ursa_pipelines.catalog.tables.schemas import SCHEMAS, TOLD
 from ursa_pipelines.errors import UrsaError
 from ursa_pipelines.recordings.layout import shown
 
@@ -251,7 +251,9 @@ def _table(
     for field in keys:
         if pa.types.is_string(field.type) and unified.field(field.name).type not in (pa.string(), pa.null()):
             raise UrsaError(f"the column {field.name} is no text", place=place, remedy="Write it as text.")
-    ours = name in SCHEMAS and set(SCHEMAS[name].names) <= set(unified.names)
+    # An export of a version before these columns has none of them.
+    later = TOLD.names if name == "recordings" else []
+    ours = name in SCHEMAS and set(SCHEMAS[name].names) - set(later) <= set(unified.names)
     return SourceTable(name, files, form, unified, partitions, rows, ours)
 
 

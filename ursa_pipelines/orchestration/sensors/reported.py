@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from ursa_pipelines.orchestration.arrivals import newest_arrivals
-from ursa_pipelines.orchestration.partitions import recordings
+from ursa_pipelines.orchestration.partitions import archived, partitions_in_order
 
 _PAGE = 1_000
 _READ_AGAIN_SECONDS = 3_600.0
@@ -32,10 +32,9 @@ class Reported:
         if self._read_at is None or time.monotonic() - self._read_at > _READ_AGAIN_SECONDS:
             newest = instance.fetch_materializations(self._asset, limit=1).records
             self._newest = newest[0].storage_id if newest else 0
-            # A partition that somebody deleted is reported again, which adds it.
-            keys = instance.get_dynamic_partitions(str(recordings.name))
-            states = instance.get_status_by_partition(self._asset, keys, recordings) or {}
-            self._rec_ids = {rec_id for rec_id, state in states.items() if state is not None}
+            # A partition that somebody deleted is reported again, which adds it; one that was archived is not.
+            keys = archived(instance).union(partitions_in_order(instance))
+            self._rec_ids = keys & instance.get_materialized_partitions(self._asset)
             self._read_at = time.monotonic()
         while True:
             since = dg.AssetRecordsFilter(self._asset, after_storage_id=self._newest)

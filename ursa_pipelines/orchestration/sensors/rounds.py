@@ -16,7 +16,7 @@ from itertools import chain, islice, zip_longest
 import dagster as dg
 
 from ursa_pipelines.ingest.watch import UNREAD, Arrival, SourceHangs
-from ursa_pipelines.orchestration.partitions import PARTITIONS_PER_REQUEST, recordings
+from ursa_pipelines.orchestration.partitions import FEW, PARTITIONS_PER_REQUEST, recordings
 from ursa_pipelines.orchestration.sensors.cursor import WAITING_AT_MOST, Cursor
 from ursa_pipelines.orchestration.sensors.reported import Reported
 from ursa_pipelines.orchestration.states import History, Mark, read_histories
@@ -26,8 +26,6 @@ ARRIVALS_PER_TICK = 2_000
 
 _REASONS_SHOWN = 20
 _KEYS_PER_QUERY = 500
-_FEW = 50
-"""Up to so many partitions are asked for one by one, which does not grow with the number of all."""
 
 Look = Callable[[str, Arrival | None, str | None], Arrival | None]
 """Looks at a recording, given what the look before found and the fingerprint with which it was reported last, if it
@@ -191,7 +189,7 @@ class Round:
 
     def _requests(self, rec_ids: Sequence[str]) -> list[dg.AddDynamicPartitionsRequest]:
         name = str(recordings.name)
-        if len(rec_ids) <= _FEW:
+        if len(rec_ids) <= FEW:
             new = sorted(one for one in rec_ids if not self.instance.has_dynamic_partition(name, one))
         else:
             new = sorted(set(rec_ids) - set(self.instance.get_dynamic_partitions(name)))

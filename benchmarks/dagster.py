@@ -1,18 +1,28 @@
 """What Dagster costs: the same recordings through the asset `recording` and through `ingest_many`.
 
-    uv run python benchmarks/orchestration.py [--case tiny,large,arrival] [--recordings N] [--runs 3] [--write F]
+    python -m benchmarks.dagster [--case tiny,large,arrival,sites] [--recordings N] [--workers 4] [--runs 3] [--write F]
+
+As a module: run as a script, or beside one, a file of this name would be taken for the library.
 
 - tiny: 1,000 recordings of 5 x 64 KiB. Through Dagster at least 0.5 x the rate of `ingest_many`.
 - large: 200 recordings of 20 MiB. At least 0.95 x.
 - arrival: the tiny ones put on a drive under `ursa dev`, until the last partition is green; at most 2 minutes from the
   launch. What comes before it are the quiet period, the ticks of the sensors and the polling of the daemon.
 
+- sites: 40 tiny recordings through the production layout (`deploy/one_machine.py`: PostgreSQL, Redis, Celery), where
+  each is a run of its own: all at the site of one worker, then half at each of two. From the first run's start to the
+  last one's end, and from their arrival.
+
 All are on the embedded store. The first two are interleaved, each in a process and with buckets of its own; medians.
 The rate through Dagster is from the start of the first step to the end of the last one, over runs of 100 partitions as
-a backfill makes them, four at a time as dagster.yaml allows, each in a process of its own, on an instance on disk.
+a backfill makes them, `--workers` of them at a time (4, as dagster.yaml allows; 1,2 measures both), each in a process
+of its own, on an instance on disk.
 """
 
 from __future__ import annotations
+
+if __name__ == "dagster":
+    raise ImportError("this is a benchmark, not the library: start what is beside it as `python -m benchmarks.NAME`")
 
 import argparse
 import hashlib
@@ -32,15 +42,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import urllib3
 import yaml
 
 from ursa_pipelines.embedded.store import open_store
 
 RECORDINGS_PER_RUN = 100
-RUNS_AT_ONCE = 4
+SITE_RECORDINGS = 40
 
 _DIRECTLY = """
 import sys, time
@@ -99,6 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", default="tiny,large,arrival")
     parser.add_argument("--recordings", type=int, help="instead of the case's own number")
+    parser.add_argument("--workers", default="4", help="how many runs of 100 recordings at a time; 1,2 measures both")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--write", type=Path, help="also write the tables to this file")
     parser.add_argument("--profile", type=Path, help="profile the first run through Dagster into this file")
@@ -108,6 +121,8 @@ def main() -> None:
         for name in given.case.split(","):
             if name == "arrival":
                 text += "\n" + arrival(Path(directory), CASES["tiny"], given)
+            elif name == "sites":
+                text += "\n" + sites(Path(directory), CASES["tiny"], given)
             else:
                 text += "\n" + rates(Path(directory), CASES[name], given)
     print(text)
@@ -122,7 +137,10 @@ def rates(root: Path, case: Case, given: argparse.Namespace) -> str:
     rec_ids = _make_recordings(source, number, case)
     ways: dict[str, Callable[[Path], float]] = {
         "ingest_many": lambda config: float(_run(_DIRECTLY, config, source)),
-        "through Dagster": lambda config: _through_dagster(config, rec_ids, given.profile),
+        **{
+            f"through Dagster, {workers} at a time": partial(_through_dagster, rec_ids, int(workers), given.profile)
+            for workers in given.workers.split(",")
+        },
     }
     finished: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(given.runs):
@@ -177,6 +195,75 @@ def arrival(root: Path, case: Case, given: argparse.Namespace) -> str:
     return "\n".join(lines) + "\n"
 
 
+def sites(root: Path, case: Case, given: argparse.Namespace) -> str:
+    """The table of the production layout: recordings a second through one worker and through two."""
+    number = given.recordings or SITE_RECORDINGS
+    lines = [
+        f"## {number:,} recordings of {case.name} through the production layout, each a run of its own",
+        "",
+        "| workers | s from the first run's start to the last one's end | recordings/s | s from their arrival |",
+        "|---|---|---|---|",
+    ]
+    with _production(root / "production") as (layout, url):
+        for workers in (1, 2):
+            copied = root / f"copied-{workers}"
+            rec_ids = _make_recordings(copied, number, case, day=20 + workers)
+            for position, rec_id in enumerate(rec_ids):
+                (copied / rec_id).rename(layout / "hosts" / f"lab{1 + position % workers}" / "nas" / rec_id)
+            arrived = time.time()
+            wanted = set(rec_ids)
+            while True:
+                runs = _runs_of(url, wanted)
+                if {rec_id for rec_id, _, ended in runs if ended} >= wanted:
+                    break
+                time.sleep(1)
+            began, ended = min(start for _, start, _ in runs), max(ended for _, _, ended in runs)
+            print(f"{workers} workers: {ended - began:.1f} s, {len(runs)} runs", file=sys.stderr)
+            lines.append(
+                f"| {workers} | {ended - began:.1f} | {number / (ended - began):.2f} | {ended - arrived:.0f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+_RUNS = """query { runsOrError(limit: 1000, filter: {statuses: [STARTED, SUCCESS, FAILURE]}) { ... on Runs { results {
+  startTime endTime tags { key value } } } } }"""
+
+
+def _runs_of(url: str, wanted: set[str]) -> list[tuple[str, float, float]]:
+    """Recording, start and end of each run that has begun; an end of 0 is none."""
+    answer = urllib3.request("POST", f"{url}/graphql", json={"query": _RUNS}, timeout=60)
+    found = []
+    for run in answer.json()["data"]["runsOrError"]["results"]:
+        tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+        rec_id = tags.get("dagster/partition") or tags.get("dagster/asset_partition_range_start", "")
+        if rec_id in wanted and run["startTime"]:
+            found.append((rec_id, run["startTime"], run["endTime"] or 0.0))
+    return found
+
+
+@contextmanager
+def _production(state: Path) -> Iterator[tuple[Path, str]]:
+    """The production layout on this machine; its directory and the URL of its UI."""
+    script, log = Path(__file__).parents[1] / "deploy" / "one_machine.py", state.with_suffix(".log")
+    with log.open("wb") as written:
+        process = subprocess.Popen(
+            [sys.executable, str(script), "--state", str(state), "--port", "0"], stdout=written, stderr=written
+        )
+    try:
+        while "Dagster UI: " not in log.read_text():
+            if process.poll() is not None:
+                sys.exit(log.read_text()[-3000:])
+            time.sleep(0.5)
+        yield state, log.read_text().partition("Dagster UI: ")[2].split()[0]
+    finally:
+        process.terminate()
+        process.wait(120)
+        open_store(state / ".ursa").release()
+        kept = state / "secrets" / "postgres_at"
+        if kept.exists():
+            shutil.rmtree(kept.read_text(), ignore_errors=True)
+
+
 @contextmanager
 def _dev(directory: Path) -> Iterator[Path]:
     """A running `ursa dev` with that working directory; the drive that its sensors watch."""
@@ -207,19 +294,21 @@ def _answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _through_dagster(config: Path, rec_ids: list[str], profile: Path | None) -> float:
+def _through_dagster(rec_ids: list[str], workers: int, profile: Path | None, config: Path) -> float:
     import dagster as dg
 
     with dg.DagsterInstance.get() as instance:
         instance.add_dynamic_partitions("recordings", rec_ids)
 
+    per_run = min(RECORDINGS_PER_RUN, -(-len(rec_ids) // workers))
+
     def run(start: int) -> list[float]:
-        keys = rec_ids[start : start + RECORDINGS_PER_RUN]
+        keys = rec_ids[start : start + per_run]
         told = _run(_THROUGH_DAGSTER, config, keys[0], keys[-1], profile=profile if start == 0 else None)
         return [float(one) for one in told.split()]
 
-    with ThreadPoolExecutor(RUNS_AT_ONCE) as pool:
-        times = [one for times_of in pool.map(run, range(0, len(rec_ids), RECORDINGS_PER_RUN)) for one in times_of]
+    with ThreadPoolExecutor(workers) as pool:
+        times = [one for times_of in pool.map(run, range(0, len(rec_ids), per_run)) for one in times_of]
     return max(times) - min(times)
 
 
@@ -234,10 +323,10 @@ def _run(script: str, *arguments: object, profile: Path | None = None) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def _make_recordings(root: Path, number: int, case: Case) -> list[str]:
+def _make_recordings(root: Path, number: int, case: Case, *, day: int = 20) -> list[str]:
     rec_ids = []
     for index in range(number):
-        rec_id = f"rec_20260520_{index // 3600:02}{index // 60 % 60:02}{index % 60:02}_{index:06x}"
+        rec_id = f"rec_202605{day:02}_{index // 3600:02}{index // 60 % 60:02}{index % 60:02}_{index:06x}"
         worker = root / rec_id / "camera_a"
         worker.mkdir(parents=True)
         files = []
