@@ -319,7 +319,7 @@ class DataInterface(Rooms, Shown):
     def purge_released(
         self, rec_ids: Iterable[str] = (), *, commit: bool = False, held: Mapping[str, str] | None = None
     ) -> list[Release]:
-        """What waits in the trash of a source; with `commit` what has waited long enough is removed. `held` as above."""
+        """What waits in the trash of a source; with `commit` what has waited long enough goes. `held` as above."""
         return list(purge_released(self.release_desk(commit=commit), list(rec_ids), commit=commit, held=held))
 
     def restore_released(self, rec_ids: Iterable[str], *, commit: bool = False) -> list[Release]:
