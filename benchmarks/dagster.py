@@ -108,6 +108,8 @@ CASES = {
 
 def main() -> None:
     """Measures and prints Markdown tables."""
+    # What was started is ended, however this is.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", default="tiny,large,arrival")
     parser.add_argument("--recordings", type=int, help="instead of the case's own number")
@@ -144,8 +146,8 @@ def rates(root: Path, case: Case, given: argparse.Namespace) -> str:
     }
     finished: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(given.runs):
-        for way, measure in ways.items():
-            with _fresh_profile(root / f"{way.replace(' ', '-')}-{turn}", source) as config:
+        for number_of_way, (way, measure) in enumerate(ways.items()):
+            with _fresh_profile(root / f"{turn}-{number_of_way}", source) as config:
                 seconds = measure(config)
             print(f"{case.name}, {way}: {seconds:.2f} s", file=sys.stderr)
             finished[way].append(seconds)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -63,6 +64,8 @@ PAGES = {
 
 
 def main() -> None:
+    # What was started is ended, however this is.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("known", nargs="*", type=int, default=[1_000, 20_000, 100_000])
     parser.add_argument("--storage", default=",".join(STORAGES))

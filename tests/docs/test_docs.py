@@ -75,6 +75,8 @@ RUN_ELSEWHERE = {
 """Commands that cannot run in a lab, and what runs them."""
 
 NAMES = {
+    "ursa backfill",
+    "ursa partitions archive",
     "ursa retry",
     "ursa participants",
     "ursa release",

@@ -131,7 +131,9 @@ def test_what_needs_somebody_keeps_its_partition(desk: Desk, lab: Lab):
     assert (told[FIRST], told[SECOND], told[THIRD]) == ("", "quarantined or waived", "not registered")
     assert [one.rec_id for one in find_old(lab.data, desk.instance, datetime(2026, 5, 20).date())] == []
     # Something has happened to it since it was found.
-    assert archived(desk, SECOND, THIRD) == []
+    write_recording(lab.nas, FIRST, {**FILES, "eeg_4559/seg_0000.edf": b"late"})
+    assert list(arrivals(tick(lab, desk.instance))) == [FIRST]
+    assert archived(desk, FIRST, SECOND, THIRD) == []
 
 
 def test_one_of_today_is_not_looked_for(desk: Desk, lab: Lab, monkeypatch: pytest.MonkeyPatch):

@@ -22,9 +22,12 @@ import dagster as dg
 
 from ursa_pipelines.errors import Retryable
 from ursa_pipelines.interface import DataInterface
+from ursa_pipelines.orchestration.arrivals import newest_arrivals
 from ursa_pipelines.orchestration.backfills import read_statuses
 from ursa_pipelines.orchestration.partitions import (
     PARTITIONS_PER_REQUEST,
+    R2_RECORDING,
+    arrival_asset,
     note_archived,
     partitions_in_order,
     recordings,
@@ -89,7 +92,8 @@ def archive(data: DataInterface, instance: dg.DagsterInstance, rec_ids: Collecti
     began, rest = datetime.now(UTC).timestamp(), iter(sorted(rec_ids))
     while some := list(islice(rest, _AT_ONCE)):
         histories = read_histories(instance, some)
-        quiet = [rec_id for rec_id in some if _is_as_found(histories.get(rec_id), began)]
+        arrived = _newest_arrivals(data, instance, some)
+        quiet = [rec_id for rec_id in some if _is_as_found(histories.get(rec_id), began, arrived.get(rec_id, 0.0))]
         # Known first: what is deleted and not known would be taken for new.
         note_archived(instance, quiet)
         require_no_open_backfill(instance, latest=_LATEST)
@@ -142,7 +146,17 @@ def _why_kept(rows: Sequence[_Row], history: History, status: dg.AssetPartitionS
     return ""
 
 
-def _is_as_found(history: History | None, began: float) -> bool:
+def _newest_arrivals(data: DataInterface, instance: dg.DagsterInstance, rec_ids: Sequence[str]) -> dict[str, float]:
+    """When each arrived last, anywhere, in seconds since 1970 UTC."""
+    newest: dict[str, float] = {}
+    for asset in (*(arrival_asset(source.name) for source in data.sources), R2_RECORDING):
+        for rec_id, arrival in newest_arrivals(instance, asset, rec_ids).items():
+            newest[rec_id] = max(newest.get(rec_id, 0.0), arrival.at)
+    return newest
+
+
+def _is_as_found(history: History | None, began: float, arrived: float) -> bool:
+    """Whether it is registered, and neither arrived since then, to be taken up soon, nor had anything else happen."""
     if history is None or history.registered_at is None:
         return False
-    return history.last is None and not history.is_held and history.registered_at < began
+    return history.last is None and not history.is_held and arrived <= history.registered_at < began
