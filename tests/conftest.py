@@ -1,4 +1,4 @@
-"""One embedded object store for the whole test run, shared by its processes; buckets of its own for each test."""
+"""One embedded object store for each process of the test run; buckets of its own for each test."""
 
 from __future__ import annotations
 
@@ -95,9 +95,8 @@ def heeds_interrupts() -> None:
 
 @pytest.fixture(scope="session")
 def store_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The state directory of the run's object store: the same for every worker process."""
-    base = tmp_path_factory.getbasetemp()
-    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / ".ursa"
+    """The state directory of this process's object store."""
+    return tmp_path_factory.getbasetemp() / ".ursa"
 
 
 @pytest.fixture

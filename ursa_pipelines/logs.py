@@ -116,7 +116,7 @@ def _attributes(record: logging.LogRecord) -> Iterator[tuple[str, Any]]:
         for name, outside in names.items():
             if given.get(name) not in (None, ""):
                 yield outside, given[name]
-    if record.exc_info and (error := record.exc_info[1]) is not None:
+    if isinstance(record.exc_info, tuple) and (error := record.exc_info[1]) is not None:
         kind = type(error).__name__
         yield "error.type", kind
         yield "exception.type", kind

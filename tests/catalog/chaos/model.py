@@ -87,24 +87,34 @@ class State:
 
 
 def outcomes(state: State, done: Sequence[tuple[Operation, Answer]]) -> set[State]:
-    """Every state that the operations may have led to in some order that explains their answers; none explains: {}."""
+    """Every state that the operations may have led to in some order that explains their answers; none explains: {}.
+
+    A write whose answer was lost is told of by the entry as it stands when it is read again, and others may have
+    changed that meanwhile: so a write may be `untold` for a while.
+    """
     steps = [(step, MAYBE if answer is MAYBE else part) for op, answer in done for step, part in _steps(op, answer)]
-    seen: set[tuple[State, frozenset[int]]] = set()
+    seen: set[tuple[State, frozenset[int], frozenset[int]]] = set()
     ends: set[State] = set()
 
-    def search(now: State, left: frozenset[int]) -> None:
-        if (now, left) in seen:
+    def search(now: State, left: frozenset[int], untold: frozenset[int]) -> None:
+        if (now, left, untold) in seen:
             return
-        seen.add((now, left))
-        if not left:
+        seen.add((now, left, untold))
+        if not left and not untold:
             ends.add(now)
+        for index in untold:
+            step, answer = steps[index]
+            if _told(dict(now.recordings)[step["hash"]], step) == answer:
+                search(now, left, untold - {index})
         for index in left:
             step, answer = steps[index]
             for after, given in _possible(now, step, answer):
                 if answer is MAYBE or given == answer:
-                    search(after, left - {index})
+                    search(after, left - {index}, untold)
+                elif after != now and step["op"] not in {"edit", "read"}:
+                    search(after, left - {index}, untold | {index})
 
-    search(state, frozenset(range(len(steps))))
+    search(state, frozenset(range(len(steps))), frozenset())
     return ends
 
 
@@ -236,7 +246,7 @@ def _with_modality(existing: Recording | None, step: Operation) -> Recording | R
 
 def _told(recording: Recording, step: Operation) -> Answer:
     if step["op"] == "register_modality":
-        return next(one for one in recording.modalities if one[:2] == (step["modality"], step["worker"]))
+        return next((one for one in recording.modalities if one[:2] == (step["modality"], step["worker"])), None)
     return recording.row
 
 

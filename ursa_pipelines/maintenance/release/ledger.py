@@ -132,7 +132,9 @@ def until(desk: Desk, source: Source, name_in_trash: str) -> datetime | None:
 
 
 def releases(desk: Desk, rec_ids: Sequence[str] = (), source: str | None = None) -> Iterator[Release]:
-    """Every release there was, and where its directory is now; then what lies in a trash without a certificate."""
+    """Every release there was, a recording's oldest first, and where its directory is now; then what lies in a trash
+    without a certificate.
+    """
     assets, known = desk.context.catalog.assets, set[str]()
     trashes = {one.name: _trash(one) for one in chosen_sources(desk, source)}
     there = {name for names in trashes.values() if isinstance(names, list) for name in names}
@@ -149,7 +151,7 @@ def releases(desk: Desk, rec_ids: Sequence[str] = (), source: str | None = None)
                 known.add(name)
                 found.append((certificate, happened))
         moved = {(one.source, one.inode) for one, happened in found if happened or one.name_in_trash in there}
-        for certificate, happened in found:
+        for certificate, happened in sorted(found, key=lambda one: one[0].created_at):
             yield _standing(desk, certificate, happened, trashes.get(certificate.source), moved)
     for name_of_source, names in trashes.items():
         if isinstance(names, UrsaError):
