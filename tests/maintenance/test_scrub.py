@@ -21,10 +21,10 @@ from tests.recordings_on_disk import write_recording
 from ursa_pipelines import failpoints
 from ursa_pipelines.errors import ProfileInvalid, StoreUnavailable, UrsaError
 from ursa_pipelines.ingest.verify import Verification
-from ursa_pipelines.maintenance import scrub as scrubbing
-from ursa_pipelines.maintenance import scrub_queue
-from ursa_pipelines.maintenance.scrub import Finding, Scrub
-from ursa_pipelines.maintenance.scrub_ledger import Amount, Purse, Read, note, read_month, read_state
+from ursa_pipelines.maintenance.scrub import queue, reading, run
+from ursa_pipelines.maintenance.scrub.ledger import Amount, Purse, Read, note, read_month, read_state
+from ursa_pipelines.maintenance.scrub.reading import Finding
+from ursa_pipelines.maintenance.scrub.run import Scrub
 from ursa_pipelines.profiles import load_profile
 
 FIRST, SECOND, THIRD = (f"rec_20260520_19562{digit}_b1dd" for digit in "123")
@@ -121,9 +121,7 @@ def test_a_month_of_which_nothing_can_be_due_is_not_read(lab: Lab, monkeypatch: 
     assert set(read_state(lab.assets).floors) == {"2026-01", "2026-02", "2026-03"}
     note(lab.assets, "2026-02", {others[1]: Read(time.time() + 9, time.time() + 9, "somebody")})
     opened: list[str] = []
-    monkeypatch.setattr(
-        scrub_queue, "read_month", lambda assets, month: opened.append(month) or read_month(assets, month)
-    )
+    monkeypatch.setattr(queue, "read_month", lambda assets, month: opened.append(month) or read_month(assets, month))
 
     budget = Amount(1_000, 10**6)
     assert outcomes(found(a_scrub(lab, 400, budget))) == [(others[0], "sound")]
@@ -305,8 +303,8 @@ def test_a_run_that_is_killed_spends_no_more_than_it_drew_and_the_next_one_goes_
         reached.append(name)
         if reached.count(moment) == (2 if moment == "scrub.read" else 1):
             # Nothing that would be done on the way out is done.
-            patch.setattr(scrubbing, "change_state", lambda *_: None)
-            patch.setattr(scrubbing, "note", lambda *_: None)
+            patch.setattr(run, "change_state", lambda *_: None)
+            patch.setattr(run, "note", lambda *_: None)
             patch.setattr(Purse, "close", lambda _: None)
             raise Killed
 
@@ -470,14 +468,14 @@ def test_a_bit_that_flips_on_the_way_is_no_failure(lab: Lab, detour: Detour):
 def test_what_nobody_foresaw_with_one_recording_does_not_stop_the_others(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     ingested(lab, FIRST, SECOND)
     put(lab, FIRST, MIC, b"x" * 1_000)
-    verify = scrubbing.verify
+    verify = reading.verify
 
     def fails(context: object, rec_id: str, **options: object) -> Verification:
         if rec_id == FIRST:
             raise RuntimeError("Aria Lin")
         return verify(context, rec_id, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(scrubbing, "verify", fails)
+    monkeypatch.setattr(reading, "verify", fails)
 
     first, second = found(a_scrub(lab))
 
@@ -487,14 +485,14 @@ def test_what_nobody_foresaw_with_one_recording_does_not_stop_the_others(lab: La
 
 
 def failing_for(rec_ids: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    verify = scrubbing.verify
+    verify = reading.verify
 
     def unless_unavailable(context: object, rec_id: str, **options: object) -> Verification:
         if rec_id in rec_ids:
             raise StoreUnavailable("it is overloaded", recording=rec_id)
         return verify(context, rec_id, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(scrubbing, "verify", unless_unavailable)
+    monkeypatch.setattr(reading, "verify", unless_unavailable)
 
 
 def test_a_transient_error_is_no_failure_until_it_stays_where_others_can_be_read(
@@ -537,7 +535,7 @@ def test_when_very_many_fail_the_run_ends(lab: Lab, monkeypatch: pytest.MonkeyPa
     ingested(lab, FIRST, SECOND, THIRD)
     for rec_id in (FIRST, SECOND, THIRD):
         delete(lab, rec_id, MIC)
-    monkeypatch.setattr(scrubbing, "FAILURES_AT_MOST", 2)
+    monkeypatch.setattr(run, "FAILURES_AT_MOST", 2)
     scrub = a_scrub(lab)
 
     assert len(found(scrub)) == 2

@@ -13,7 +13,7 @@ from tests.lab import Lab
 from tests.orchestration.launch import failures, launch, marks, materializations, values
 from tests.orchestration.test_jobs import FIRST, MIC, SECOND, damage, failed_checks, files_of, run, table
 from tests.recordings_on_disk import write_recording
-from ursa_pipelines.maintenance.scrub_ledger import read_month, read_state
+from ursa_pipelines.maintenance.scrub.ledger import read_month, read_state
 from ursa_pipelines.orchestration.decisions import audit, decide
 from ursa_pipelines.orchestration.definitions import build_definitions
 from ursa_pipelines.orchestration.reconciliation import RECONCILIATION

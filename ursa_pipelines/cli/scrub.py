@@ -17,8 +17,8 @@ from ursa_pipelines.cli.printing import line, show_table
 
 if TYPE_CHECKING:
     from ursa_pipelines.interface import DataInterface
-    from ursa_pipelines.maintenance.scrub import Scrub
-    from ursa_pipelines.maintenance.scrub_queue import Due
+    from ursa_pipelines.maintenance.scrub.queue import Due
+    from ursa_pipelines.maintenance.scrub.run import Scrub
     from ursa_pipelines.orchestration.scrub import Told
     from ursa_pipelines.orchestration.scrub_failures import Handled
 

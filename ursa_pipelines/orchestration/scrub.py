@@ -15,8 +15,8 @@ from ursa_pipelines.errors import Retryable, UrsaError
 from ursa_pipelines.ingest.results_shown import some_shown
 from ursa_pipelines.ingest.sources import Source
 from ursa_pipelines.interface import DataInterface
-from ursa_pipelines.maintenance.scrub import Scrub
-from ursa_pipelines.maintenance.scrub_ledger import Amount
+from ursa_pipelines.maintenance.scrub.ledger import Amount
+from ursa_pipelines.maintenance.scrub.run import Scrub
 from ursa_pipelines.orchestration import notices
 from ursa_pipelines.orchestration.partitions import RECORDING
 from ursa_pipelines.orchestration.resources import UrsaResource, require_profile

@@ -18,7 +18,8 @@ from ursa_pipelines.ingest.sources import Source
 from ursa_pipelines.ingest.verify import WrongObject
 from ursa_pipelines.interface import DataInterface
 from ursa_pipelines.maintenance.redrive import Copy, Redriven, look_for_copies, redrive
-from ursa_pipelines.maintenance.scrub import Finding, Scrub
+from ursa_pipelines.maintenance.scrub.reading import Finding
+from ursa_pipelines.maintenance.scrub.run import Scrub
 from ursa_pipelines.objects.keys import raw_key, uri
 from ursa_pipelines.orchestration import checks
 from ursa_pipelines.orchestration.partitions import RECORDING, add_partitions, recordings

@@ -11,7 +11,7 @@ from typing import Any
 
 from ursa_pipelines.catalog.catalog import Catalog
 from ursa_pipelines.catalog.tables.schemas import PARTITION
-from ursa_pipelines.maintenance.scrub_ledger import Read, read_month
+from ursa_pipelines.maintenance.scrub.ledger import Read, read_month
 
 _CANDIDATES = 1_000
 _DAY = 86_400.0
