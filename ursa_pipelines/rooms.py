@@ -17,7 +17,7 @@ from pathlib import Path
 from ursa_pipelines.catalog.catalog import Catalog
 from ursa_pipelines.catalog.entries import Writer
 from ursa_pipelines.catalog.pointer import CATALOG_VERSION, init_catalog, outdated, require_known_version
-from ursa_pipelines.catalog.upgrade import upgrade
+from ursa_pipelines.catalog.upgrade import format_of, upgrade
 from ursa_pipelines.embedded.state import state_directory
 from ursa_pipelines.errors import (
     BucketMismatch,
@@ -143,10 +143,12 @@ class Rooms:
             catalog = Catalog.open(assets, prefix=prefix)
         # Asked here as well as before the first row, so that no bytes are sent for a catalog that takes no rows.
         version = require_known_version(assets, catalog.prefix).version
-        if version < CATALOG_VERSION:
-            if self.profile.family != "local":
-                raise outdated(assets, catalog.prefix, version)
-            upgrade(assets, catalog.prefix, by=self.writer.by)
+        if self.profile.family == "local":
+            # Asked of the tables too: one that was interrupted is finished.
+            if format_of(assets, catalog.prefix).due:
+                upgrade(assets, catalog.prefix, by=self.writer.by)
+        elif version < CATALOG_VERSION:
+            raise outdated(assets, catalog.prefix, version)
         return catalog
 
     @property

@@ -278,6 +278,22 @@ def test_a_sweep_that_was_broken_off_is_made_good(
     assert Catalog.open(lab.assets).list_recordings() == [*expected, row(4)]
 
 
+def test_a_catalog_that_was_left_before_its_sweep_still_lacks_what_its_rebuild_did_not_see(
+    lab: Lab, live: Catalog, proxied_assets: Bucket, proxy: Proxy
+):
+    proxy.fault = Refuse(rf"PUT .*/{NEW}/entries/", 403, "AccessDenied")
+    with pytest.raises(StoreDenied):
+        cutover(proxied_assets, NEW, writer=WRITER, reason="test")
+    proxy.fault = Fault()
+    broken_off = read_pointer(lab.assets).sweep
+    assert broken_off is not None
+
+    back(lab)
+
+    assert read_pointer(lab.assets).complete_until[NEW] == broken_off.since
+    assert to(lab, NEW).since == broken_off.since
+
+
 @pytest.mark.parametrize(
     "held", [Hold(r"PUT .*/ursa/ACTIVE\.json", after=True), Hold(r"PUT .*/entries/", 2)], ids=["swapped", "sweeping"]
 )

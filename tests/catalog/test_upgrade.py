@@ -30,13 +30,20 @@ from ursa_pipelines import DataInterface, failpoints
 from ursa_pipelines.catalog.catalog import Catalog
 from ursa_pipelines.catalog.cutover import cutover, rollback
 from ursa_pipelines.catalog.edits import write_edit
-from ursa_pipelines.catalog.pointer import create_catalog, init_catalog, read_pointer
+from ursa_pipelines.catalog.pointer import (
+    Sweep,
+    create_catalog,
+    init_catalog,
+    load_pointer,
+    read_pointer,
+    swap_pointer,
+)
 from ursa_pipelines.catalog.tables.fold import fold, refold, repair
 from ursa_pipelines.catalog.tables.schemas import TABLES, TOLD
 from ursa_pipelines.catalog.tables.upkeep import compact
 from ursa_pipelines.catalog.upgrade import format_of, upgrade
 from ursa_pipelines.cli.main import app
-from ursa_pipelines.errors import CatalogUpgradeNeeded, UrsaError
+from ursa_pipelines.errors import CatalogUpgradeNeeded, CatalogVersionUnknown, UrsaError
 from ursa_pipelines.maintenance.export import export
 from ursa_pipelines.maintenance.overview import take_overview
 from ursa_pipelines.objects.keys import ACTIVE_POINTER, BUCKET_IDENTITY
@@ -198,6 +205,37 @@ def test_an_upgrade_that_was_interrupted_is_read_meanwhile_and_finished_by_the_n
     assert rows_in_tables(old) == rows_of_entries(old)
 
 
+def test_a_laptops_upgrade_that_was_interrupted_is_finished_by_the_next_write(
+    old: Lab, monkeypatch: pytest.MonkeyPatch
+):
+    def reached(name: str) -> None:
+        if name == "refold.table_written":
+            raise Killed
+
+    with monkeypatch.context() as patched, suppress(Killed):
+        patched.setattr(failpoints, "reached", reached)
+        old.interface().fold()
+        raise AssertionError("it was not interrupted")
+    assert format_of(old.assets, PREFIX).due == ("tables",)
+
+    old.interface().fold()
+
+    assert format_of(old.assets, PREFIX).due == ()
+    assert rows_in_tables(old) == rows_of_entries(old)
+
+
+def test_an_upgrade_hides_nothing_that_a_sweep_under_way_has_to_bring_back(old: Lab):
+    create_catalog(old.assets, OLD_PREFIX, by="test")
+    pointer, info = load_pointer(old.assets)
+    pending = Sweep(source=OLD_PREFIX, since=datetime(2026, 5, 1, tzinfo=UTC), op="cutover")
+    swap_pointer(old.assets, pointer.model_copy(update={"sweep": pending}), info.etag)
+    swapped_at = load_pointer(old.assets)[1].modified
+
+    upgrade(old.assets, PREFIX, by="test")
+
+    assert read_pointer(old.assets).complete_until[OLD_PREFIX].timestamp() == pytest.approx(swapped_at)
+
+
 def test_upgrades_at_once_come_to_the_same(old: Lab):
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda number: upgrade(old.assets, PREFIX, by=f"test-{number}"), range(2)))
@@ -219,6 +257,33 @@ def test_a_fold_of_an_older_build_that_comes_late_does_not_mix_formats(old: Lab)
 
     with pytest.raises(Exception, match="number of fields does not match"):
         delta.append(table, theirs, 1_000, {})
+
+
+def test_tables_that_an_older_build_makes_anew_after_the_upgrade_are_mended_by_the_next_fold(old: Lab):
+    """It was held up since before the upgrade, between its stamp and its tables."""
+    from ursa_pipelines.catalog.tables import delta
+    from ursa_pipelines.catalog.tables.schemas import recordings_of
+
+    upgrade(old.assets, PREFIX, by="test")
+    seen = rows_read(old.interface(writes=False))
+    table = delta.open_table(old.assets, PREFIX, "recordings")
+    assert table is not None
+    entries = [(entry, "etag") for entry in old.interface().catalog.entries()]
+    delta.begin_anew(table, "recordings", recordings_of(entries).drop_columns(TOLD.names), 2, {})
+    write(old, rows(9))
+
+    fold(old.assets, PREFIX, by="test")
+
+    assert rows_in_tables(old) == rows_of_entries(old)
+    assert len(rows_read(old.interface(writes=False))[0]) == len(seen[0]) + 1
+
+
+def test_tables_of_a_newer_build_are_refused_whatever_their_head_looks_like(old: Lab):
+    _, info = old.assets.get(f"{PREFIX}/HEAD.json")
+    old.assets.replace(f"{PREFIX}/HEAD.json", b'{"version": 3, "tables": []}', info.etag)
+
+    with pytest.raises(CatalogVersionUnknown, match="unknown version 3"):
+        format_of(old.assets, PREFIX)
 
 
 def test_no_catalog_of_format_1_becomes_the_live_one_before_it_was_upgraded(lab: Lab):

@@ -20,7 +20,7 @@ from ursa_pipelines.errors import Retryable
 from ursa_pipelines.orchestration import archive as module
 from ursa_pipelines.orchestration.archive import archive, find_old
 from ursa_pipelines.orchestration.decisions import retry
-from ursa_pipelines.orchestration.partitions import note_archived
+from ursa_pipelines.orchestration.partitions import RECORDING, note_archived
 from ursa_pipelines.orchestration.states import Mark
 from ursa_pipelines.orchestration.telling import materialization
 
@@ -51,6 +51,19 @@ def due(desk: Desk) -> list[str]:
 
 def archived(desk: Desk, *rec_ids: str) -> list[str]:
     return list(archive(desk.lab.data, desk.instance, rec_ids))
+
+
+def after_each_event(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """What the automation asks for, which ticks after each event before whoever reported it gets on."""
+    seen: list[set[str]] = []
+    report = dg.DagsterInstance.report_runless_asset_event
+
+    def then_tick(self: dg.DagsterInstance, event: dg.AssetMaterialization) -> None:
+        report(self, event)
+        seen.append(desk.asked_for())
+
+    monkeypatch.setattr(dg.DagsterInstance, "report_runless_asset_event", then_tick)
+    return seen
 
 
 def partitions(desk: Desk) -> set[str]:
@@ -88,21 +101,49 @@ def test_a_directory_that_changes_brings_its_recording_back(desk: Desk, lab: Lab
     assert desk.asked_for() == set()
 
 
+def test_an_arrival_is_taken_up_by_an_automation_that_ticks_before_the_sensor_is_done(
+    desk: Desk, lab: Lab, monkeypatch: pytest.MonkeyPatch
+):
+    archived(desk, FIRST)
+    write_recording(lab.nas, FIRST, {**FILES, "eeg_4559/seg_0000.edf": b"late"})
+    seen = after_each_event(desk, monkeypatch)
+
+    assert list(arrivals(tick(lab, desk.instance))) == [FIRST]
+
+    assert seen == [{FIRST}]
+
+
+def test_an_arrival_while_others_are_archived_is_taken_up(desk: Desk, lab: Lab):
+    going = archive(lab.data, desk.instance, [FIRST, SECOND])
+    assert next(going) == FIRST
+    write_recording(lab.nas, SECOND, {**FILES, "eeg_4559/seg_0000.edf": b"late"})
+    assert list(arrivals(tick(lab, desk.instance))) == [SECOND]
+
+    assert list(going) == [SECOND]
+
+    assert desk.asked_for() == {SECOND}
+    assert SECOND in partitions(desk)
+
+
+def test_what_a_run_has_since_it_was_found_keeps_its_partition(desk: Desk):
+    found = due(desk)
+    desk.instance.create_run_for_job(
+        desk.definitions.resolve_job_def("ingest"),
+        tags={"dagster/partition": FIRST},
+        asset_selection={RECORDING},
+        status=dg.DagsterRunStatus.STARTED,
+    )
+
+    assert archived(desk, *found) == [SECOND]
+
+
 def test_a_change_that_no_sensor_sees_comes_back_by_the_reconciliation(
     desk: Desk, lab: Lab, monkeypatch: pytest.MonkeyPatch
 ):
     archived(desk, FIRST)
     shutil.rmtree(lab.nas / FIRST)
     write_recording(lab.nas, FIRST, {path: body + FIRST.encode() for path, body in (*FILES.items(), ("x/s.bin", b""))})
-    seen = []
-    report = dg.DagsterInstance.report_runless_asset_event
-
-    def after_a_tick(self: dg.DagsterInstance, event: dg.AssetMaterialization) -> None:
-        report(self, event)
-        # The automation sensor ticks before the run gets on.
-        seen.append(desk.asked_for())
-
-    monkeypatch.setattr(dg.DagsterInstance, "report_runless_asset_event", after_a_tick)
+    seen = after_each_event(desk, monkeypatch)
 
     assert desk.found()["arrivals"] == 1
 

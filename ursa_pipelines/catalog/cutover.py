@@ -197,7 +197,7 @@ def _swap(assets: Bucket, prefix: str, op: str, writer: Writer, reason: str) -> 
     pointer, info = load_pointer(assets)
     complete = dict(pointer.complete_until)
     if pointer.sweep and not pointer.sweep.finished:
-        complete |= _left_by_the_last_swap(pointer, info.modified)
+        complete = _left_by_the_last_swap(pointer, info.modified) | complete
         complete[pointer.prefix] = pointer.sweep.since
     since = complete.pop(prefix, None) or _start_of_rebuild(assets, prefix)
     swap_pointer(
@@ -238,7 +238,7 @@ def _finish(assets: Bucket, writer: Writer, *, swapped: bool) -> CutOver:
     outcomes = list(_sweep(assets, source, pointer.prefix, since - _MARGIN, writer))
     failpoints.reached("cutover.swept")
     if not pointer.sweep.finished:
-        complete = pointer.complete_until | _left_by_the_last_swap(pointer, info.modified)
+        complete = _left_by_the_last_swap(pointer, info.modified) | pointer.complete_until
         finished = pointer.sweep.model_copy(update={"finished": True})
         try:
             swap_pointer(assets, pointer.model_copy(update={"sweep": finished, "complete_until": complete}), info.etag)

@@ -42,7 +42,9 @@ _PREFIX_LIMIT = 200
 """In bytes: with what stands behind it a key has at most 1,024."""
 
 
-class _Versioned(BaseModel):
+class Versioned(BaseModel):
+    """What every document of a catalog tells first; of what is newer than we know nothing else can be read."""
+
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     version: Annotated[int, Field(ge=1)] = CATALOG_VERSION
@@ -59,7 +61,7 @@ class Sweep(BaseModel):
     finished: bool = False
 
 
-class Pointer(_Versioned):
+class Pointer(Versioned):
     """The content of `ursa/ACTIVE.json`.
 
     `previous` are the prefixes that were live, the last one first. `complete_until` tells for each of them until when
@@ -75,7 +77,7 @@ class Pointer(_Versioned):
     complete_until: dict[str, UtcTime] = Field(default_factory=dict)
 
 
-class CatalogDocument(_Versioned):
+class CatalogDocument(Versioned):
     """The content of `<prefix>/CATALOG.json`."""
 
     created_at: UtcTime
@@ -187,7 +189,7 @@ def _read(assets: Bucket, key: str, kind: type[_D], absent: str) -> tuple[_D, Ob
         raise CatalogNotInitialized(absent, place=place) from None
     try:
         # First, since another version may have another shape.
-        version = _Versioned.model_validate_json(raw).version
+        version = Versioned.model_validate_json(raw).version
         if version > CATALOG_VERSION:
             raise CatalogVersionUnknown(f"it has the unknown version {version}", place=place)
         return kind.model_validate_json(raw), info

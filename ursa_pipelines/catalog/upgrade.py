@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from ursa_pipelines import failpoints
 from ursa_pipelines.catalog.pointer import (
@@ -101,8 +102,10 @@ def upgrade(assets: Bucket, prefix: str, *, by: str, progress: Callable[[int], N
     if document_key(prefix) in before.due:
         _lift_document(assets, prefix)
         failpoints.reached("upgrade.document_swapped")
-    # An older build may have begun the first tables since we looked.
+    # An older build may have begun the first tables, or made this the live one, since we looked.
     after = format_of(assets, prefix)
+    if ACTIVE_POINTER in after.due:
+        _lift_pointer(assets, prefix)
     entries = _lift_tables(assets, prefix, by, progress) if after.are_tables_due else 0
     return Upgraded(before, tuple(dict.fromkeys((*before.due, *after.due))), entries)
 
@@ -113,7 +116,12 @@ def _lift_pointer(assets: Bucket, prefix: str) -> None:
             pointer, info = load_pointer(assets)
             # Where somebody has moved it meanwhile, it is not ours to change.
             if pointer.prefix == prefix and pointer.version < CATALOG_VERSION:
-                swap_pointer(assets, pointer.model_copy(update={"version": CATALOG_VERSION}), info.etag)
+                complete = dict(pointer.complete_until)
+                if pointer.sweep and not pointer.sweep.finished:
+                    # This write hides when the last swap was, until which its source misses nothing.
+                    complete.setdefault(pointer.sweep.source, datetime.fromtimestamp(info.modified, UTC))
+                lifted = pointer.model_copy(update={"version": CATALOG_VERSION, "complete_until": complete})
+                swap_pointer(assets, lifted, info.etag)
 
 
 def _lift_document(assets: Bucket, prefix: str) -> None:

@@ -24,6 +24,7 @@ from ursa_pipelines.errors import Retryable
 from ursa_pipelines.interface import DataInterface
 from ursa_pipelines.orchestration.arrivals import newest_arrivals
 from ursa_pipelines.orchestration.backfills import read_statuses
+from ursa_pipelines.orchestration.decisions import retry
 from ursa_pipelines.orchestration.partitions import (
     PARTITIONS_PER_REQUEST,
     R2_RECORDING,
@@ -93,13 +94,21 @@ def archive(data: DataInterface, instance: dg.DagsterInstance, rec_ids: Collecti
     while some := list(islice(rest, _AT_ONCE)):
         histories = read_histories(instance, some)
         arrived = _newest_arrivals(data, instance, some)
-        quiet = [rec_id for rec_id in some if _is_as_found(histories.get(rec_id), began, arrived.get(rec_id, 0.0))]
+        statuses = read_statuses(instance, some)
+        quiet = [
+            rec_id
+            for rec_id in some
+            if statuses.get(rec_id) == dg.AssetPartitionStatus.MATERIALIZED
+            and _is_as_found(histories.get(rec_id), began, arrived.get(rec_id, 0.0))
+        ]
         # Known first: what is deleted and not known would be taken for new.
         note_archived(instance, quiet)
         require_no_open_backfill(instance, latest=_LATEST)
         for rec_id in quiet:
             instance.delete_dynamic_partition(str(recordings.name), rec_id)
             yield rec_id
+        late = _newest_arrivals(data, instance, quiet)
+        retry(data, instance, [rec_id for rec_id in quiet if late.get(rec_id, 0.0) > arrived.get(rec_id, 0.0)])
 
 
 def require_no_open_backfill(instance: dg.DagsterInstance, *, latest: int | None = None) -> None:

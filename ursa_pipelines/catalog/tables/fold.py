@@ -322,6 +322,9 @@ def _opened(assets: Bucket, prefix: str, head: Head) -> dict[str, DeltaTable] | 
     for name, table in zip(TABLES, opened, strict=True):
         if table is None or table.version() < head.versions[name]:
             return None
+        if not set(SCHEMAS[name].names) <= {one.name for one in table.schema().fields}:
+            # An older build, held up since before the catalog was upgraded, has made it anew.
+            return None
         tables[name] = table
     return tables
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ursa_pipelines.catalog.pointer import CATALOG_VERSION, outdated, require_current_version
+from ursa_pipelines.catalog.pointer import CATALOG_VERSION, Versioned, outdated, require_current_version
 from ursa_pipelines.catalog.retrying import LOST_RACES, retrying
 from ursa_pipelines.errors import CatalogError, CatalogVersionUnknown, ETagMismatch, ObjectNotFound
 from ursa_pipelines.objects.store import Bucket
@@ -44,16 +44,17 @@ def read_head(assets: Bucket, prefix: str) -> tuple[Head, str] | None:
         return None
     place = f"{assets.name}/{key}"
     try:
-        head = Head.model_validate_json(raw)
+        # First, since another version may have another shape.
+        version = Versioned.model_validate_json(raw).version
+        if version > CATALOG_VERSION:
+            raise CatalogVersionUnknown(f"it has the unknown version {version}", place=place)
+        return Head.model_validate_json(raw), info.etag
     except ValidationError as error:
         raise CatalogError(
             f"it is damaged: {error.errors()[0]['msg']}",
             place=place,
             remedy="Remove it with the tables/ beside it, then run `ursa catalog fold`; the entries hold everything.",
         ) from None
-    if head.version > CATALOG_VERSION:
-        raise CatalogVersionUnknown(f"it has the unknown version {head.version}", place=place)
-    return head, info.etag
 
 
 def stamp(assets: Bucket, prefix: str, *, anew: bool = False) -> tuple[Head, str]:

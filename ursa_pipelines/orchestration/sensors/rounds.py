@@ -16,7 +16,7 @@ from itertools import chain, islice, zip_longest
 import dagster as dg
 
 from ursa_pipelines.ingest.watch import UNREAD, Arrival, SourceHangs
-from ursa_pipelines.orchestration.partitions import FEW, PARTITIONS_PER_REQUEST, recordings
+from ursa_pipelines.orchestration.partitions import FEW, PARTITIONS_PER_REQUEST, bring_back, recordings
 from ursa_pipelines.orchestration.sensors.cursor import WAITING_AT_MOST, Cursor
 from ursa_pipelines.orchestration.sensors.reported import Reported
 from ursa_pipelines.orchestration.states import History, Mark, read_histories
@@ -89,6 +89,7 @@ class Round:
         settled = {rec_id: one for rec_id, one in self._arrived.items() if rec_id not in held}
         self._put_off(self.not_now(self.instance, settled, self._histories))
         arrived = sorted(self._arrived.keys() - held)
+        bring_back(self.instance, arrived)
         overdue = self._overdue()
         marks = [
             Mark(rec_id, "quarantined", _overdue_reason(self._waiting.pop(rec_id)), by="ursa") for rec_id in overdue
