@@ -245,7 +245,7 @@ def _touched(evidence: Evidence) -> Iterator[str]:
 
 
 def _written_over(lab: Lab, requests: Sequence[Seen]) -> Iterator[str]:
-    written: Counter[str] = Counter()
+    written: dict[str, list[str]] = defaultdict(list)
     manifests: dict[tuple[str, str], bytes] = {}
     for seen in requests:
         method, key = seen.request.partition(" ")[0], _raw_key(lab, seen)
@@ -268,8 +268,12 @@ def _written_over(lab: Lab, requests: Sequence[Seen]) -> Iterator[str]:
         if seen.headers.get("if-none-match") != "*" and not replaces:
             yield f"{seen.request}: it is written whatever stands there"
         if seen.status is not None and seen.status < 300:
-            written[f"{key}{' over a stub' if replaces else ''}"] += 1
-    yield from (f"{key} was written {count} times" for key, count in written.items() if count > 1)
+            written[f"{key}{' over a stub' if replaces else ''}"].append(seen.query.get("uploadId", ""))
+    # An upload that is completed twice, by two who joined it, is stored once.
+    for key, uploads in written.items():
+        once = len(uploads) == 1 or (uploads[0] and len(set(uploads)) == 1)
+        if not once:
+            yield f"{key} was written {len(uploads)} times ({', '.join(filter(None, uploads))})"
 
 
 def _markers_that_lost(lab: Lab, requests: Sequence[Seen]) -> Iterator[str]:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from tests.faults.detour import Detour
+from tests.faults.proxy import Fault, Hold
 from tests.lab import Lab
 from tests.recordings_on_disk import manifest_of, recording_hash_of, write_recording
 from ursa_pipelines.catalog.catalog import Catalog
@@ -225,6 +228,28 @@ def test_what_both_halves_are_registered_as_while_it_runs_is_what_it_comes_to(la
     assert registered == [recording_hash_of(HOST)]
     assert diff(Catalog.open(lab.assets), new(lab)).is_empty
     assert cutover(lab.assets, NEW, writer=WRITER, reason="test").ok
+
+
+def test_a_half_that_is_registered_after_its_recording_was_listed_comes_with_the_cutover(lab: Lab, detour: Detour):
+    in_bucket(lab, rec_id(0), HOST)
+    lab.data.ingest_from_r2(rec_id=rec_id(0))
+    held = detour.proxy.fault = Hold(rf"GET .*/{rec_id(0)}/manifest\.json")
+    context = detour.interface().ingest_context(raw_role="raw_ro")
+    with ThreadPoolExecutor(1) as pool:
+        rebuilt = pool.submit(rebuild, context, Catalog.open(lab.assets), NEW)
+        try:
+            assert held.reached.wait(60)
+            lab.data.ingest(source_dir=write_recording(lab.nas, rec_id(0), MOTOR, node="green-motor"))
+        finally:
+            detour.proxy.fault = Fault()
+            held.ended.set()
+    assert rebuilt.result().ok
+    assert [row.modality for row in new(lab).list_modalities()] == ["mic"]
+
+    assert cutover(lab.assets, NEW, writer=WRITER, reason="test").ok
+
+    assert sorted(row.modality for row in lab.interface().list_modalities()) == ["eeg", "mic"]
+    lab.check_invariants()
 
 
 @pytest.mark.parametrize("begun", [{"shard": (1, 2)}, {"prefix": "ursa/catalog-3"}], ids=["shards", "two prefixes"])

@@ -33,7 +33,7 @@ from ursa_pipelines.catalog.claims import claim, read_claim
 from ursa_pipelines.catalog.corrections import keep_corrections
 from ursa_pipelines.catalog.cutover import carry_claim, for_each_below
 from ursa_pipelines.catalog.edits import carry_edit
-from ursa_pipelines.catalog.entries import Entry, Writer, read_entry
+from ursa_pipelines.catalog.entries import Entry, LogItem, Writer, read_entry
 from ursa_pipelines.catalog.pointer import create_catalog, read_pointer, require_current_version, require_prefix
 from ursa_pipelines.catalog.policies import Resolve
 from ursa_pipelines.catalog.tables import fold
@@ -134,7 +134,7 @@ def rebuild(
     rec_ids = [name for name in context.raw.list_directories(RECORDINGS) if is_rec_id(name) and in_shard(name)]
     outcomes: dict[str, Outcome | UrsaError] = {}
     watch = Watch(should_pause=should_pause)
-    for rec_id, outcome in _each(replace(context, catalog=staging), rec_ids, watch):
+    for rec_id, outcome in _each(context, staging, rec_ids, watch):
         failpoints.reached("rebuild.recording_done")
         outcomes[rec_id] = outcome
         if progress is not None:
@@ -169,10 +169,23 @@ def rebuild(
 
 @dataclass(frozen=True)
 class _Staging(Catalog):
-    """The catalog that is being rebuilt: what is registered is joined with what only the live one knows."""
+    """The catalog that is being rebuilt: what is registered is joined with what only the live one knows.
+
+    `history` are the live one's writes that the bucket's listing cannot have missed. Of what was registered after it
+    the rows say nothing, and so it must count as unknown here, for the cutover to bring it.
+    """
 
     live: Catalog = field(kw_only=True)
     without_live: dict[str, str] = field(kw_only=True)
+    history: tuple[LogItem, ...] = field(default=(), kw_only=True)
+
+    def before_listing(self, rec_id: str) -> _Staging:
+        """This one for a recording that is about to be listed."""
+        known = None
+        # What is damaged is told, or raised, when the recording is written.
+        with suppress(CatalogError):
+            known = self.live.entry_of_rec_id(rec_id)
+        return replace(self, history=tuple(known.log) if known else ())
 
     def write(
         self,
@@ -205,8 +218,7 @@ class _Staging(Catalog):
 
             return resolve
 
-        history = tuple(known.log) if known else ()
-        change = Change(meant, hash_is_stated, rec_id, resolve_again, "rebuild", writer, history=history)
+        change = Change(meant, hash_is_stated, rec_id, resolve_again, "rebuild", writer, history=self.history)
         return write_entry(self.assets, self.prefix, change, follow_pointer=False)
 
     def _claimed_in_live(self, recording_hash: str, rec_id: str) -> str:
@@ -299,11 +311,13 @@ def _carry_over(
         yield from (one for one in for_each_below(assets, f"{source}/{directory}", work) if one is not None)
 
 
-def _each(context: IngestContext, rec_ids: Sequence[str], watch: Watch) -> Iterator[tuple[str, Outcome | UrsaError]]:
+def _each(
+    context: IngestContext, staging: _Staging, rec_ids: Sequence[str], watch: Watch
+) -> Iterator[tuple[str, Outcome | UrsaError]]:
     def outcome_of(rec_id: str) -> tuple[str, Outcome | UrsaError]:
         try:
             watch.check_stop()
-            return rec_id, _register(context, rec_id, watch)
+            return rec_id, _register(replace(context, catalog=staging.before_listing(rec_id)), rec_id, watch)
         except StoreDenied:
             raise
         except UrsaError as error:
