@@ -14,6 +14,7 @@ import pytest
 from tests.catalog.by_hand import rec_id, row
 from tests.faults.detour import make_detour
 from tests.faults.proxy import Fault, Hold, LoseAnswer, Proxy, Refuse
+from tests.faults.wire_faults import WrongSize
 from tests.lab import Lab
 from ursa_pipelines.catalog.catalog import Catalog
 from ursa_pipelines.catalog.claims import read_claim
@@ -236,6 +237,17 @@ def test_a_lost_answer_is_recognised(lab: Lab, live: Catalog, proxied_assets: Bu
     assert fault.lost
     assert (done.ok, done.swapped) == (True, True)
     assert Catalog.open(lab.assets).list_recordings() == live.list_recordings()
+
+
+def test_a_claim_whose_answer_was_cut_short_is_no_conflict(
+    lab: Lab, live: Catalog, proxied_assets: Bucket, proxy: Proxy
+):
+    proxy.fault = fault = WrongSize(rf"GET .*/{DEFAULT_PREFIX}/rec_ids/")
+
+    done = cutover(proxied_assets, NEW, writer=WRITER, reason="test")
+
+    assert fault.struck
+    assert done.conflicts == ()
 
 
 def test_a_rollback_that_was_broken_off_is_finished_by_the_same_command(

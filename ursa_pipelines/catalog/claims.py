@@ -86,6 +86,14 @@ def _is_being_written(assets: Bucket, prefix: str, recording_hash: str, idle: fl
 
 
 def _read(assets: Bucket, prefix: str, rec_id: str) -> tuple[dict[str, Any], ObjectInfo] | None:
+    try:
+        return _read_once(assets, prefix, rec_id)
+    except CatalogError:
+        # It may have been the answer that was damaged.
+        return _read_once(assets, prefix, rec_id)
+
+
+def _read_once(assets: Bucket, prefix: str, rec_id: str) -> tuple[dict[str, Any], ObjectInfo] | None:
     key = claim_key(prefix, rec_id)
     try:
         raw, info = assets.get(key)
