@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ursa_pipelines.catalog.catalog import Catalog
 from ursa_pipelines.catalog.entries import Writer
-from ursa_pipelines.catalog.pointer import CATALOG_VERSION, init_catalog, outdated, require_known_version
+from ursa_pipelines.catalog.pointer import init_catalog, require_current_version
 from ursa_pipelines.catalog.upgrade import format_of, upgrade
 from ursa_pipelines.embedded.state import state_directory
 from ursa_pipelines.errors import (
@@ -142,13 +142,12 @@ class Rooms:
         else:
             catalog = Catalog.open(assets, prefix=prefix)
         # Asked here as well as before the first row, so that no bytes are sent for a catalog that takes no rows.
-        version = require_known_version(assets, catalog.prefix).version
         if self.profile.family == "local":
-            # Asked of the tables too: one that was interrupted is finished.
+            # Asked of the tables too: an upgrade that was interrupted is finished.
             if format_of(assets, catalog.prefix).due:
                 upgrade(assets, catalog.prefix, by=self.writer.by)
-        elif version < CATALOG_VERSION:
-            raise outdated(assets, catalog.prefix, version)
+        else:
+            require_current_version(assets, catalog.prefix)
         return catalog
 
     @property

@@ -164,7 +164,8 @@ def test_ingesting_again_sends_only_reads(lab: Lab, detour: Detour):
 
     sent = [sent.request for sent in detour.proxy.seen]
     assert {request.partition(" ")[0] for request in sent} <= {"GET", "HEAD"}, sent
-    assert len(sent) <= 10, sent
+    # Two of them are asked of an embedded store only, whose catalog is upgraded without being asked.
+    assert len(sent) <= 12, sent
 
 
 def test_a_stub_under_a_bucket_lock_stays_and_the_manifest_goes_beside_it(lab: Lab, detour: Detour):
