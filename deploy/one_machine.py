@@ -218,6 +218,8 @@ class Layout:
         """The files of /etc/ursa and DAGSTER_HOME, from those beside this script."""
         profile = self.state / "profile.yaml"
         settings = (_HERE / "dagster.yaml").read_text().replace("/etc/ursa/profile.yaml", str(profile))
+        # This profile changes no other, and has all that one needs.
+        settings = settings.replace("    profile: r2\n", "")
         (self.state / "dagster" / "dagster.yaml").write_text(settings)
         # HOME is that of the site's host: a source is there on its own host only.
         sources = "".join(f"  - {{name: {site}_nas, path: ~/nas, site: {site}}}\n" for site in SITES)

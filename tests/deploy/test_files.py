@@ -43,6 +43,7 @@ _DEPLOYMENT = _closed(("name", "image", "port"), name=_TEXT, port=_NUMBER, **_PO
                       dagsterApiGrpcArgs={"type": "array", "items": _TEXT})  # fmt: skip
 CHART = _closed(
     **{
+        "telemetry": _closed(enabled=_FLAG),
         "global": _closed(postgresqlSecretName=_TEXT, dagsterHome=_TEXT),
         "generatePostgresqlPasswordSecret": _FLAG,
         "generateCeleryConfigSecret": _FLAG,
@@ -64,7 +65,7 @@ CHART = _closed(
             ),
             runMonitoring=_closed(enabled=_FLAG, startTimeoutSeconds=_NUMBER, cancelTimeoutSeconds=_NUMBER,
                                   maxResumeRunAttempts=_NUMBER, pollIntervalSeconds=_NUMBER,
-                                  freeSlotsAfterRunEndSeconds=_NUMBER),
+                                  freeSlotsAfterRunEndSeconds=_NUMBER, maxRuntimeSeconds=_NUMBER),
             runRetries=_closed(enabled=_FLAG, maxRetries=_NUMBER),
             **_POD,
         ),
@@ -102,6 +103,8 @@ def test_the_chart_is_given_the_settings_of_dagster_yaml() -> None:
     monitoring = settings["run_monitoring"]
     assert daemon["runMonitoring"]["startTimeoutSeconds"] == monitoring["start_timeout_seconds"]
     assert daemon["runMonitoring"]["pollIntervalSeconds"] == monitoring["poll_interval_seconds"]
+    assert daemon["runMonitoring"]["maxRuntimeSeconds"] == monitoring["max_runtime_seconds"]
+    assert values["telemetry"] == settings["telemetry"]
     assert daemon["runRetries"]["maxRetries"] == settings["run_retries"]["max_retries"]
 
 
@@ -115,6 +118,22 @@ def test_the_profile_names_the_sites_that_the_workspace_and_the_workers_serve(
         here.write_text((DEPLOY / name).read_text().replace("/etc/ursa/profile.yaml", str(DEPLOY / "profile.yaml")))
         defs = runpy.run_path(str(here))["defs"]
         assert first in {sensor.name for sensor in defs.sensors}
+
+
+def test_the_coordinator_is_told_the_profile_that_the_code_location_serves() -> None:
+    config = read("dagster.yaml")["run_coordinator"]["config"]
+    assert (
+        f'build_definitions("{config["profile"]}", Path("{config["config_path"]}"))'
+        in (DEPLOY / "code_location.py").read_text()
+    )
+    assert sites_of(load_profile(config["profile"], DEPLOY / "profile.yaml")) == ["lab1", "lab2"]
+
+
+def test_celery_takes_the_brokers_address_of_the_values() -> None:
+    celery = pytest.importorskip("celery")
+    (address,) = re.findall(r"DAGSTER_CELERY_BROKER: (\S+)", (DEPLOY / "kubernetes" / "values.yaml").read_text())
+    address = address.replace("HOST", "127.0.0.1")
+    assert celery.Celery(broker=address, backend=address).backend.as_uri().startswith("rediss://")
 
 
 def test_no_secret_is_written_into_a_file() -> None:

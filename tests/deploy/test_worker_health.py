@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._core.launcher import LaunchRunContext
 
 celery = pytest.importorskip("dagster_celery")
 
@@ -30,6 +33,11 @@ def launcher() -> Iterator[SiteRunLauncher]:
 @pytest.fixture
 def run() -> dg.DagsterRun:
     return dg.DagsterRun(job_name="ingest", status=dg.DagsterRunStatus.STARTED, tags={"dagster-celery/task_id": TASK})
+
+
+@dg.job
+def ingest() -> None:
+    pass
 
 
 def begin(launcher: SiteRunLauncher, worker: str) -> None:
@@ -64,21 +72,31 @@ def test_a_task_that_has_failed_is_told_without_asking(launcher: SiteRunLauncher
     assert launcher.check_run_worker_health(run).status == WorkerStatus.FAILED
 
 
+def test_while_redis_is_away_a_run_goes_back_into_dagsters_queue(tmp_path: Path) -> None:
+    nobody = "redis://127.0.0.1:1/0"
+    launcher = SiteRunLauncher(default_queue="dagster", broker=nobody, backend=nobody)
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        launcher.register_instance(instance)
+        run = instance.create_run_for_job(ingest, job_code_origin=dg.reconstructable(ingest).get_python_origin())
+        with pytest.raises(DagsterUserCodeUnreachableError, match="Redis cannot be reached"):
+            launcher.launch_run(LaunchRunContext(run, workspace=None))
+    launcher.celery.close()
+
+
 def test_a_worker_that_starts_again_gives_up_what_it_was_loading_and_nothing_else(launcher: SiteRunLauncher) -> None:
     begin(launcher, "lab1@here")
     other = "5f0e9f42-5b1f-4c5e-9a58-0c1f5c3f9a12"
     launcher.celery.backend.mark_as_started(other, pid=2, hostname="lab2@there")
-
-    @dg.job
-    def ingest() -> None:
-        pass
+    broken = "5f0e9f42-5b1f-4c5e-9a58-0c1f5c3f9a13"
+    launcher.celery.backend.mark_as_failure(broken, RuntimeError("too many clients already"))
 
     with dg.DagsterInstance.ephemeral() as instance:
         starting = dg.DagsterRunStatus.STARTING
-        lost, loading, waiting = (
+        lost, loading, unloadable, waiting = (
             instance.create_run_for_job(ingest, status=starting, tags={"dagster-celery/task_id": task} if task else {})
-            for task in (TASK, other, None)
+            for task in (TASK, other, broken, None)
         )
-        assert launcher.fail_lost_runs(instance, "lab1@here") == [lost.run_id]
+        assert set(launcher.fail_lost_runs(instance, "lab1@here")) == {lost.run_id, unloadable.run_id}
         found = {run.run_id: run.status for run in instance.get_runs()}
-    assert found == {lost.run_id: dg.DagsterRunStatus.FAILURE, loading.run_id: starting, waiting.run_id: starting}
+    failed = dg.DagsterRunStatus.FAILURE
+    assert found == {lost.run_id: failed, unloadable.run_id: failed, loading.run_id: starting, waiting.run_id: starting}

@@ -67,6 +67,20 @@ def test_a_run_goes_to_the_site_where_its_recording_arrived_last(instance: dg.Da
     assert queued(instance, config, dagster__partition=HERE, ursa__site="lab2")["dagster-celery/queue"] == "lab2"
 
 
+def test_a_tag_that_names_no_site_is_refused(instance: dg.DagsterInstance, config: Path) -> None:
+    with pytest.raises(ProfileInvalid, match="no source is at the site 'lab3'"):
+        queued(instance, config, dagster__partition=HERE, ursa__site="lab3")
+
+
+def test_a_sites_night_waits_for_no_other_sites(config: Path) -> None:
+    nights = {one.name: one for one in build_definitions(None, config).schedules or () if "nightly" in one.name}  # type: ignore[union-attr]
+    assert {name: one.tags.get("ursa/alone") for name, one in nights.items()} == {  # type: ignore[union-attr]
+        "nightly": None,
+        "nightly_lab1": "upkeep-lab1",
+        "nightly_lab2": "upkeep-lab2",
+    }
+
+
 def test_what_reads_no_source_goes_to_no_site(instance: dg.DagsterInstance, config: Path) -> None:
     arrive(instance, "nas", HERE)
     for job in ("verify", "register_only"):
@@ -97,6 +111,7 @@ def test_the_coordinator_of_the_deployed_settings_tags_what_it_queues(
 ) -> None:
     settings = yaml.safe_load((Path(__file__).parents[2] / "deploy" / "dagster.yaml").read_text())
     settings["run_coordinator"]["config"]["config_path"] = str(config)
+    del settings["run_coordinator"]["config"]["profile"]
     del settings["storage"], settings["run_launcher"]
     home = tmp_path / "home"
     home.mkdir()

@@ -10,7 +10,10 @@ import time
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._core.launcher import LaunchRunContext
 from dagster_celery.launcher import CeleryRunLauncher, CheckRunHealthResult, WorkerStatus
+from kombu.exceptions import OperationalError
 
 _TASK = "dagster-celery/task_id"
 _ANSWER_SECONDS = 3.0
@@ -32,8 +35,25 @@ class SiteRunLauncher(CeleryRunLauncher):
         settings: Any = super().config_type()
         return {**settings, "silent_seconds": dg.Field(int, default_value=60, is_required=False)}
 
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Puts the run into its site's queue. Raises `DagsterUserCodeUnreachableError` while Redis is away."""
+        try:
+            super().launch_run(context)
+        except (OperationalError, RuntimeError) as error:
+            # The one error after which Dagster puts a run back into its queue; any other fails the run. A result store
+            # that is away is told as a RuntimeError.
+            raise DagsterUserCodeUnreachableError(f"Redis cannot be reached: {type(error).__name__}") from error
+
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """What run monitoring asks of each run that goes on."""
+        try:
+            return self._health(run)
+        except Exception:
+            # Redis is away, of which nobody's silence follows.
+            self._silent_since.pop(run.run_id, None)
+            raise
+
+    def _health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         health = super().check_run_worker_health(run)
         if health.status != WorkerStatus.RUNNING:
             self._silent_since.pop(run.run_id, None)
@@ -57,16 +77,23 @@ class SiteRunLauncher(CeleryRunLauncher):
         return CheckRunHealthResult(WorkerStatus.FAILED, f"The worker {worker} has not answered for {silent:.0f} s.")
 
     def fail_lost_runs(self, instance: dg.DagsterInstance, worker: str) -> list[str]:
-        """Ends the runs that this worker had begun to load when it was killed, so that they are retried; their ids.
+        """Ends the runs that could not be loaded, and those that this worker was loading when it was killed, so that
+        they are retried; their ids.
 
         For a worker that is about to start, and has none: run monitoring only asks after runs that have begun.
         """
         lost = []
         for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING])):
             task = run.tags.get(_TASK)
-            if task and self._worker_of(task) == worker:
+            if task is None:
+                continue
+            if self.celery.AsyncResult(task).failed():
+                instance.report_run_failed(run, "Its worker could not load this run; see the worker's log.")
+            elif self._worker_of(task) == worker:
                 instance.report_run_failed(run, f"The worker {worker} was killed while it loaded this run.")
-                lost.append(run.run_id)
+            else:
+                continue
+            lost.append(run.run_id)
         return lost
 
     def _worker_of(self, task: str) -> str:

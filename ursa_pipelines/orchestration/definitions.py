@@ -20,12 +20,10 @@ from ursa_pipelines.orchestration.reconciliation import NIGHTLY_JOB, nightly_sch
 from ursa_pipelines.orchestration.resources import UrsaResource
 from ursa_pipelines.orchestration.scrub import scrub_job, scrub_schedule
 from ursa_pipelines.orchestration.sensors import automation_sensor, nas_sensor, r2_sensor
-from ursa_pipelines.orchestration.sites import require_site, sites_of
+from ursa_pipelines.orchestration.sites import ALONE, require_site, sites_of
 from ursa_pipelines.profiles import load_profile
 
 INGEST_JOB = "ingest"
-ALONE = "ursa/alone"
-"""The tag of runs of which `dagster.yaml` lets one at a time go, for each of its values."""
 
 RUN_SECONDS = 24 * 3600
 """After which a run of the ingest is ended by Dagster's run monitoring."""

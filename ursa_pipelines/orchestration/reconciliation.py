@@ -21,7 +21,7 @@ from ursa_pipelines.orchestration.partitions import RECORDING, add_partitions, b
 from ursa_pipelines.orchestration.rearrivals import Rearrivals
 from ursa_pipelines.orchestration.reconciled import CHECKS, Reconciled, Tally, check_results, metadata_of
 from ursa_pipelines.orchestration.resources import UrsaResource, require_profile
-from ursa_pipelines.orchestration.sites import CENTRAL, SITE, sites_of, sources_at
+from ursa_pipelines.orchestration.sites import ALONE, CENTRAL, SITE, sites_of, sources_at
 from ursa_pipelines.orchestration.states import Mark
 from ursa_pipelines.profiles import Profile
 
@@ -72,14 +72,18 @@ def reconciliation(
 def nightly_schedule(profile: Profile, site: str = CENTRAL) -> dg.ScheduleDefinition:
     """Runs that job at the profile's `reconcile_at`. On `local` it is on, elsewhere off until it is turned on.
 
-    With sites in the profile each has one of its own, which reads the sources that are mounted there.
+    With sites in the profile each has one of its own, which reads the sources that are mounted there, and waits for no
+    other site's.
     """
     is_local = profile.family == "local"
+    tags = {SITE: site} if sites_of(profile) else {}
+    if site != CENTRAL:
+        tags[ALONE] = f"upkeep-{site}"
     return dg.ScheduleDefinition(
         name="nightly" if site == CENTRAL else f"nightly_{site.replace('-', '_')}",
         job_name=NIGHTLY_JOB,
         cron_schedule=profile.settings.reconcile_at,
-        tags={SITE: site} if sites_of(profile) else None,
+        tags=tags,
         default_status=dg.DefaultScheduleStatus.RUNNING if is_local else dg.DefaultScheduleStatus.STOPPED,
         description="Finds what sensors missed and what is due for a retry; sets aside what needs a person.",
     )

@@ -25,6 +25,9 @@ CENTRAL = "central"
 """Its value for what belongs to no site: the catalog, the reconciliation, what only the bucket has."""
 CENTRAL_QUEUE = "dagster"
 
+ALONE = "ursa/alone"
+"""The tag of runs that would do one another's work: of one value one runs at a time (`dagster.yaml`)."""
+
 _QUEUE = "dagster-celery/queue"
 # What the steps of a killed run have left lies on the host that ran them. What failed for a reason of its own is
 # retried by the reconciliation.
@@ -94,12 +97,14 @@ class SiteRunCoordinator(dg.QueuedRunCoordinator):
 def site_tags(instance: dg.DagsterInstance, profile: Profile, run: dg.DagsterRun) -> dict[str, str]:
     """The tags that send a run to its site; none if the profile has no sites.
 
-    A tag `ursa/site` that the run has already decides, as that of a schedule does. Raises `UrsaError` if the
-    recordings of the run are at several sites.
+    A tag `ursa/site` that the run has already decides, as that of a schedule does. Raises `ProfileInvalid` if it names
+    no site, in whose queue the run would wait for nobody, and `UrsaError` if the recordings of the run are at several.
     """
     if not sites_of(profile):
         return {}
     site = run.tags.get(SITE) or _site_of_recordings(instance, profile, run)
+    if site != CENTRAL:
+        require_site(profile, site)
     return {SITE: site, _QUEUE: CENTRAL_QUEUE if site == CENTRAL else site, **_RETRIES}
 
 

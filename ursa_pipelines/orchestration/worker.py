@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"--queues={','.join(queues)}",
             f"--hostname={name}",
             f"--concurrency={given.runs}",
-            "--prefetch-multiplier=1",
+            # What it had fetched and could not begin would be given out again, and begin twice.
+            "--disable-prefetch",
             f"--max-tasks-per-child={_RUNS_PER_PROCESS}",
             "--without-gossip",
             "--without-mingle",
