@@ -64,6 +64,22 @@ def test_what_is_sound_is_told_on_its_partition_and_in_the_run(ingested: Lab, in
     ingested.check_invariants()
 
 
+def test_of_a_large_recording_whose_first_part_has_failed_the_last_is_not_told_as_sound(
+    lab: Lab, instance: dg.DagsterInstance
+):
+    write_recording(lab.nas, FIRST, files_of(FIRST))
+    assert launch(lab.config, instance, FIRST).success
+    damage(lab, FIRST, b"noise" * 10)
+
+    assert not scrub(lab, instance, bytes_per_day="560B").success
+    assert FIRST in read_state(lab.assets).cursors
+    assert scrub(lab, instance).success
+
+    assert f"{MIC} has SHA-256" in held(instance, FIRST)
+    assert "by its ingest" in held(instance, FIRST)
+    assert not [one for one in marks(instance, FIRST) if "bytes_read" in one]
+
+
 def test_a_missing_object_is_quarantined_sent_again_from_the_nas_and_free_again(
     ingested: Lab, instance: dg.DagsterInstance
 ):

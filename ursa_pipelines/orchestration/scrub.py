@@ -120,7 +120,8 @@ def run_scrub(
                 handled = handle_failure(scrub, finding, data, instance, sources, tell)
             else:
                 handled = Handled(finding, lifted=lift_if_sound(finding, scrub, instance, tell))
-                if finding.outcome == "sound" and finding.due.among is None and quiet < TOLD_AT_MOST:
+                is_in_turn = finding.outcome == "sound" and finding.due.among is None
+                if is_in_turn and not scrub.is_unsound(finding.rec_id) and quiet < TOLD_AT_MOST:
                     quiet += 1
                     tell(read_again_of(finding))
             yield handled

@@ -130,6 +130,10 @@ class Scrub:
         """Tells that what the finding names as wrong has been put right and looked at since."""
         self._mended.add(finding.rec_id)
 
+    def is_unsound(self, rec_id: str) -> bool:
+        """Whether something of a recording was found wrong, in this run or before, and was not found sound since."""
+        return self._known("unsound", rec_id) is not None
+
     def preview(self, at_most: int = 1_000) -> list[Due]:
         """Whose turn would come within what is left of today, by what their rows say; reads no object of them."""
         queue = self._begin()
@@ -228,10 +232,13 @@ class Scrub:
             return
         if finding.after:
             self._changes["cursors"][rec_id] = (finding.after, finding.began)
+            if failed:
+                # It comes by its failure from now on, of which only the ledger tells when it was verified.
+                self._notes.setdefault(due.month, {})[rec_id] = Read(due.at, due.sound_at, due.by)
             return
         self._forget("cursors", rec_id)
         is_proved = finding.found is not None and not finding.found.unattested
-        is_sound = is_proved and self._known("unsound", rec_id) is None
+        is_sound = is_proved and not self.is_unsound(rec_id)
         read = Read(finding.began, finding.began if is_sound else due.sound_at, self._by if is_sound else due.by)
         self._notes.setdefault(due.month, {})[rec_id] = read
 
