@@ -388,6 +388,12 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         open_store(tmp_path / "state")
 
 
+def test_a_directory_in_which_the_server_cannot_start_is_refused_before_it_is_made(tmp_path: Path) -> None:
+    with pytest.raises(EmbeddedStoreUnavailable, match="comma"):
+        open_store(tmp_path / "rigs, 2026")
+    assert not (tmp_path / "rigs, 2026").exists()
+
+
 def test_the_state_is_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.chdir(tmp_path)

@@ -123,6 +123,13 @@ def _is_current(use: _Use) -> bool:
 
 def _join(state: Path, buckets: Sequence[str]) -> _Use:
     weed = weed_program()
+    if "," in str(state):
+        # The server would take it for two directories.
+        raise EmbeddedStoreUnavailable(
+            "its server cannot start in a directory whose path has a comma",
+            place=str(state),
+            remedy="Work in a directory without one; where DAGSTER_HOME is set, `.ursa` lies beside it.",
+        )
     deadline = time.monotonic() + _OPEN_SECONDS
     directory = state / "store"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
