@@ -74,7 +74,8 @@ def test_a_task_that_has_failed_is_told_without_asking(launcher: SiteRunLauncher
 
 def test_while_redis_is_away_a_run_goes_back_into_dagsters_queue(tmp_path: Path) -> None:
     nobody = "redis://127.0.0.1:1/0"
-    launcher = SiteRunLauncher(default_queue="dagster", broker=nobody, backend=nobody)
+    at_once = {"result_backend_transport_options": {"retry_policy": {"max_retries": 0}}}
+    launcher = SiteRunLauncher(default_queue="dagster", broker=nobody, backend=nobody, config_source=at_once)
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
         launcher.register_instance(instance)
         run = instance.create_run_for_job(ingest, job_code_origin=dg.reconstructable(ingest).get_python_origin())

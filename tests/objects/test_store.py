@@ -21,7 +21,7 @@ from ursa_pipelines.errors import (
     StoreUnavailable,
     UrsaError,
 )
-from ursa_pipelines.objects import store
+from ursa_pipelines.objects import store, wire
 from ursa_pipelines.objects.parts import create_upload
 from ursa_pipelines.objects.store import Bucket, Endpoint
 from ursa_pipelines.objects.wire import Outflow
@@ -231,8 +231,9 @@ def test_a_credential_that_is_refused_is_denied_and_never_shown(bucket: Bucket, 
 
 
 def test_an_endpoint_that_does_not_answer_is_retryable_and_never_shows_secrets(monkeypatch: pytest.MonkeyPatch):
-    # It waits twice as long each time.
+    # They wait twice as long each time.
     monkeypatch.setattr(store, "_RETRIES", 2)
+    monkeypatch.setattr(wire, "_ATTEMPTS", 2)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         bucket = Bucket("bucket", Endpoint(f"http://127.0.0.1:{unused.getsockname()[1]}", "auto", _canaries))
