@@ -38,12 +38,14 @@ _POD = {
     "volumes": {"type": "array", "items": {"type": "object", "required": ["name"]}},
     "volumeMounts": {"type": "array", "items": {"type": "object", "required": ["name", "mountPath"]}},
 }
+_THREADS = _closed(useThreads=_FLAG, numWorkers=_NUMBER, numSubmitWorkers=_NUMBER)
 _SERVER = _closed(("host", "port"), host=_TEXT, port=_NUMBER, name=_TEXT)
 _DEPLOYMENT = _closed(("name", "image", "port"), name=_TEXT, port=_NUMBER, **_POD,
                       dagsterApiGrpcArgs={"type": "array", "items": _TEXT})  # fmt: skip
 CHART = _closed(
     **{
         "telemetry": _closed(enabled=_FLAG),
+        "rbacEnabled": _FLAG,
         "global": _closed(postgresqlSecretName=_TEXT, dagsterHome=_TEXT),
         "generatePostgresqlPasswordSecret": _FLAG,
         "generateCeleryConfigSecret": _FLAG,
@@ -53,6 +55,8 @@ CHART = _closed(
         "redis": _closed(enabled=_FLAG),
         "dagsterWebserver": _closed(
             replicaCount=_NUMBER,
+            service=_closed(port=_NUMBER),
+            readinessProbe=_closed(httpGet=_closed(port=_NUMBER)),
             workspace=_closed(("enabled", "servers"), enabled=_FLAG, servers={"type": "array", "items": _SERVER}),
             **_POD,
         ),
@@ -66,7 +70,10 @@ CHART = _closed(
             runMonitoring=_closed(enabled=_FLAG, startTimeoutSeconds=_NUMBER, cancelTimeoutSeconds=_NUMBER,
                                   maxResumeRunAttempts=_NUMBER, pollIntervalSeconds=_NUMBER,
                                   freeSlotsAfterRunEndSeconds=_NUMBER, maxRuntimeSeconds=_NUMBER),
-            runRetries=_closed(enabled=_FLAG, maxRetries=_NUMBER),
+            runRetries=_closed(enabled=_FLAG, maxRetries=_NUMBER, retryOnAssetOrOpFailure=_FLAG),
+            sensors=_THREADS,
+            schedules=_THREADS,
+            backfills=_THREADS,
             **_POD,
         ),
         "runLauncher": _closed(
@@ -78,6 +85,7 @@ CHART = _closed(
             ("enabled", "enableSubchart", "deployments"),
             enabled=_FLAG,
             enableSubchart=_FLAG,
+            rbacEnabled=_FLAG,
             deployments={"type": "array", "items": _DEPLOYMENT},
         ),
         "additionalInstanceConfig": _ANY,
@@ -99,13 +107,19 @@ def test_the_chart_is_given_the_settings_of_dagster_yaml() -> None:
     daemon = values["dagsterDaemon"]
     assert values["runLauncher"]["config"]["customRunLauncher"] == settings["run_launcher"]
     assert daemon["runCoordinator"]["config"]["customRunCoordinator"] == settings["run_coordinator"]
-    assert values["additionalInstanceConfig"]["concurrency"] == settings["concurrency"]
-    monitoring = settings["run_monitoring"]
-    assert daemon["runMonitoring"]["startTimeoutSeconds"] == monitoring["start_timeout_seconds"]
-    assert daemon["runMonitoring"]["pollIntervalSeconds"] == monitoring["poll_interval_seconds"]
-    assert daemon["runMonitoring"]["maxRuntimeSeconds"] == monitoring["max_runtime_seconds"]
     assert values["telemetry"] == settings["telemetry"]
-    assert daemon["runRetries"]["maxRetries"] == settings["run_retries"]["max_retries"]
+    for name in ("run_monitoring", "run_retries", "sensors", "schedules", "backfills"):
+        assert daemon[in_camel_case(name)] == {in_camel_case(key): one for key, one in settings[name].items()}
+    added = values["additionalInstanceConfig"]
+    assert added == {name: settings[name] for name in ("concurrency", "nux", "retention")}
+    assert settings.keys() == {
+        *("telemetry", "storage", "run_coordinator", "run_launcher", *added),
+        *("run_monitoring", "run_retries", "sensors", "schedules", "backfills"),
+    }
+
+
+def in_camel_case(name: str) -> str:
+    return re.sub("_(.)", lambda found: found[1].upper(), name)
 
 
 def test_the_profile_names_the_sites_that_the_workspace_and_the_workers_serve(
