@@ -12,7 +12,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-import trustme
 import yaml
 
 from ursa_pipelines.orchestration.sites import sites_of
@@ -180,22 +179,6 @@ def test_systemd_takes_the_units() -> None:
     ).stderr
     # The programs are installed on the hosts, not here.
     assert [line for line in told.splitlines() if "is not executable: No such file" not in line] == []
-
-
-@pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not installed")
-def test_nginx_takes_its_settings(tmp_path: Path) -> None:
-    pair = trustme.CA().issue_cert("ursa.example.org")
-    pair.private_key_pem.write_to_path(tmp_path / "privkey.pem")
-    for part in pair.cert_chain_pems:
-        part.write_to_path(tmp_path / "fullchain.pem", append=True)
-    settings = (DEPLOY / "nginx.conf").read_text().replace("/etc/ssl/ursa", str(tmp_path))
-    whole = tmp_path / "nginx.conf"
-    whole.write_text(f"pid {tmp_path}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{settings}\n}}\n")
-    done = subprocess.run(
-        ["nginx", "-t", "-e", str(tmp_path / "log"), "-c", str(whole)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "auth_basic_user_file" in settings and "server 127.0.0.1:3000;" in settings
 
 
 def test_the_brokers_address_and_the_token_come_from_systemds_credentials(tmp_path: Path) -> None:
