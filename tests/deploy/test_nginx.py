@@ -114,3 +114,7 @@ def test_our_pages_and_links_to_them_are_served(proxy: Path, method: str, path: 
 )
 def test_a_page_of_another_site_launches_nothing(proxy: Path, method: str, headers: dict[str, str]) -> None:
     assert status_of(proxy, method, "/graphql", LOGIN | headers) == 403
+
+
+def test_nobody_reports_through_it_what_never_happened(proxy: Path) -> None:
+    assert status_of(proxy, "POST", "/report_asset_materialization/recording") == 403
