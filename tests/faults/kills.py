@@ -172,6 +172,8 @@ class World:
 
     def run(self, kill: Kill | None = None) -> tuple[dict[str, int], _Strike]:
         """Runs the scenario in a process of its own, and kills that at the moment that is asked for."""
+        # It may be killed before it opens this.
+        self.output.touch(mode=0o600)
         pattern = _READING if self.scenario == "download" else _MUTATING
         by_request = kill is not None and kill.how in HOWS_OF_REQUESTS
         strike = _Strike(pattern, kill.how, kill.nth) if kill and by_request else _Strike(pattern, "before", 0)
