@@ -60,9 +60,10 @@ def main(words: list[str] | None = None) -> int:
         if given.long and not suite.has_long:
             continue
         print(f"{suite.name}, {form} form", flush=True)
+        done = run(suite, is_long=given.long)
         # Read again: a long form may have ended elsewhere meanwhile.
         kept = read_kept()
-        kept.setdefault(suite.name, {})[form] = run(suite, is_long=given.long)
+        kept.setdefault(suite.name, {})[form] = done
         write(kept)
     write(kept)
     for name, told in failing(kept).items():
