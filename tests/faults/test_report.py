@@ -12,7 +12,7 @@ import pytest
 from tests.faults import report
 from tests.faults.numbers import NUMBERS
 from tests.faults.report_page import failing, page
-from tests.faults.suites import SUITES
+from tests.faults.suites import SUITES, Suite
 
 
 def of(rows: dict[str, dict[str, Any]], *failed: str, at: str = "2026-11-23 08:00") -> dict[str, Any]:
@@ -110,6 +110,18 @@ def test_one_suite_is_run_alone_and_a_failure_ends_with_1(own: Path, monkeypatch
     kept = json.loads((own / "page.json").read_text())
     assert {name: set(forms) for name, forms in kept.items()} == {"flips": {"short"}, "mutants": {"short", "long"}}
     assert "mutants, long form: `x`" in (own / "page.md").read_text()
+
+
+def test_figures_that_come_while_a_suite_runs_stay(own: Path, monkeypatch: pytest.MonkeyPatch):
+    def run(suite: Suite, *, is_long: bool) -> dict[str, Any]:
+        (own / "page.json").write_text(json.dumps({"flips": {"long": of({"entry": {"flips": 4}})}}))
+        return of(MUTANTS)
+
+    monkeypatch.setattr(report, "run", run)
+
+    assert report.main(["--only", "mutants"]) == 0
+
+    assert json.loads((own / "page.json").read_text()).keys() == {"flips", "mutants"}
 
 
 def test_figures_of_another_tree_are_taken_where_they_are_newer(own: Path):
