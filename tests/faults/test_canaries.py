@@ -54,11 +54,12 @@ LIFE_SECONDS = 480
 SERVICE_ACCOUNT = "OP_SERVICE_ACCOUNT_TOKEN"
 
 GIVEN_THE_TOKEN = {
-    *("op", "tests.faults.canary_life", "dagster", "dagster._daemon", "dagster_webserver"),
+    *("op", "cat", "tests.faults.canary_life", "dagster", "dagster._daemon", "dagster_webserver"),
     *("tail", "watch_orphans.py", "file", "fc-list"),
 }
-"""`op` and what runs it need the token. Those of the second line Dagster starts with all that it was given itself, and
-matplotlib, once in each home, `fc-list`."""
+"""`op`, whose stand-in here runs `cat`, and what runs it need the token. Those of the second line Dagster starts with
+all that it was given itself, and matplotlib, once in each home, `fc-list`.
+"""
 
 
 class Canaries:
