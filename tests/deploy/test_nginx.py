@@ -118,3 +118,16 @@ def test_a_page_of_another_site_launches_nothing(proxy: Path, method: str, heade
 
 def test_nobody_reports_through_it_what_never_happened(proxy: Path) -> None:
     assert status_of(proxy, "POST", "/report_asset_materialization/recording") == 403
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_it_knows_its_own_origin_over_http_2_too_as_browsers_speak_it(proxy: Path) -> None:
+    assert status_of(proxy) == 204
+
+    def answer(origin: str) -> str:
+        told = ["curl", "-sk", "--http2", "-o", "/dev/null", "-w", "%{http_code} over %{http_version}", "-X", "POST"]
+        to = ["-u", "aria:secret", "-H", f"Origin: {origin}", "--unix-socket", str(proxy), f"https://{HOST}/graphql"]
+        return subprocess.run([*told, *to], capture_output=True, text=True, check=True).stdout
+
+    assert answer(f"https://{HOST}") == "204 over 2"
+    assert answer(FOREIGN) == "403 over 2"
